@@ -1,0 +1,1 @@
+"""From scores of good parts to ranges and thresholds."""

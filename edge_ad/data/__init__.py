@@ -1,0 +1,1 @@
+"""Data folders and images: the readers and the only preprocessing."""

@@ -1,0 +1,1 @@
+"""Teacher, student, head and the detector they make."""

@@ -1,0 +1,1 @@
+"""The inspector on the line: no torch here."""

@@ -1,0 +1,1 @@
+"""Synthetic defects: triplets (normal image, defective image, mask)."""
