@@ -1,10 +1,10 @@
 """The error tree.
 
-    EdgeAdError
-    ├── ConfigError     a setting is unknown, of the wrong type or out of range
-    ├── DataError       images, masks or folders that can't be used
-    ├── ArtifactError   a trained detector on disk that is missing, damaged, foreign or too new
-    └── BackendError    a kernel, engine, device or peer that can't run here or stopped running
+EdgeAdError
+├── ConfigError     a setting is unknown, of the wrong type or out of range
+├── DataError       images, masks or folders that can't be used
+├── ArtifactError   a trained detector on disk that is missing, damaged, foreign or too new
+└── BackendError    a kernel, engine, device or peer that can't run here or stopped running
 """
 
 from __future__ import annotations

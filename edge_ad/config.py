@@ -1,0 +1,263 @@
+"""Every setting of a detector: frozen dataclasses, three presets, TOML in and out."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tomli_w
+
+from edge_ad.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+T = TypeVar("T")
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The detector's shape. Sizes are (H, W) in pixels; blocks are counted from 0.
+
+    Left to read by the paper: taps, bottleneck, decoder, head input and the size at which Top-K is taken;
+    each is a field here.
+    """
+
+    teacher: str = "vit_small_patch14_dinov2.lvd142m"  # any timm ViT
+    image_size: tuple[int, int] | None = None  # None: fitted to the photos' aspect ratio within `tokens`
+    tokens: int = 784  # patches per image when image_size is None
+    taps: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8, 9)  # teacher blocks whose outputs are used
+    groups: int = 2  # neighbouring taps are averaged into that many feature maps
+    student: Literal["shared", "separate"] = (
+        "shared"  # student encoder: the teacher's own pass, or a ViT of its own
+    )
+    student_pretrained: bool = True  # separate only: start from the teacher's weights
+    decoder: Literal["memory", "transformer", "none"] = "memory"
+    prototypes: int = 2048  # memory decoder: normal features that it attends to
+    decoder_depth: int = 2  # blocks after the memory, or of the transformer decoder
+    bottleneck_dropout: float = 0.2  # noise on what the decoder reads
+    head: bool = True
+    head_input: Literal["product", "map", "both"] = "both"
+    head_channels: int = 64
+    score_size: tuple[int, int] = (256, 256)  # size of pixel_scores
+    top_k: int = 100  # eq. 6, on pixel_scores of score_size
+    head_weight: float = 0.5  # share of the head in pixel_scores; the rest is the cosine map's
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+@dataclass(frozen=True)
+class SynthesisConfig:
+    """Where synthetic defects come from and how they are blended (eq. 3)."""
+
+    sources: tuple[str, ...] = ("procedural:0.5", "texture:0.5")  # name:share, shares need not add up to 1
+    opacity: tuple[float, float] = (0.2, 1.0)  # delta of eq. 3 is drawn from this range
+    normal_share: float = 0.5  # training images left without a defect
+    foreground: bool = True  # keep defects on the object where the background is plain
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Optimiser, schedule, losses."""
+
+    steps: int = 1500
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    warmup_steps: int = 50
+    schedule: Literal["cosine", "step"] = "cosine"
+    two_phase: bool = False  # student first, then head
+    cosine_weight: float = 1.0
+    focal_weight: float = 1.0
+    l1_weight: float = 1.0
+    focal_gamma: float = 4.0
+    gradient_clip: float = 1.0
+    gradient_accumulation: int = 1
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    triplets: int = 384  # synthetic images whose teacher features are computed once; 0: new ones in each step
+    held_out: float = 0.1  # share of the normals kept for the first threshold
+    checkpoint_seconds: float = 45.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of one training run."""
+
+    preset: str = "edge"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    @classmethod
+    def named(cls, preset: str) -> Config:
+        """The settings of a preset: `paper`, `edge` or `nano`."""
+        if preset not in PRESETS:
+            raise ConfigError(f"unknown preset '{preset}'", f"use one of: {', '.join(PRESETS)}")
+        return PRESETS[preset]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Config:
+        """Read nested settings; what is missing keeps its preset's value (default preset `edge`)."""
+        base = cls.named(str(data.get("preset", "edge")))
+        return read_section(cls, data, "", base)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists and numbers, for JSON and TOML; settings that are None are left out."""
+        return to_plain(self)
+
+    @classmethod
+    def from_toml(cls, path: Path | str) -> Config:
+        """Read a TOML file with the tables [model], [synthesis] and [training]."""
+        return cls.from_dict(read_toml(path))
+
+    def to_toml(self, path: Path | str) -> None:
+        """Write all settings."""
+        Path(path).write_text(tomli_w.dumps(self.to_dict()), encoding="utf-8")
+
+    def override(self, section: str, **values: Any) -> Config:
+        """A copy with some values of one section replaced; None means unchanged."""
+        given = {key: value for key, value in values.items() if value is not None}
+        return dataclasses.replace(self, **{section: dataclasses.replace(getattr(self, section), **given)})
+
+
+def read_toml(path: Path | str) -> dict[str, Any]:
+    """The file's tables; ConfigError when it is missing or no TOML."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"can't read {path}: {error.strerror}", "check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}", "fix the line it names") from error
+
+
+def read_section(cls: type[T], data: Mapping[str, Any], where: str, base: T | None = None) -> T:
+    """Build the frozen dataclass `cls` from `data`, strictly.
+
+    where: the section's name for messages ("" at the top). base: values for keys that are missing (default:
+    the class's defaults). Nested dataclasses are read from nested tables, lists become tuples, whole numbers are
+    taken where a float is wanted; anything else must have the field's type.
+    Raises ConfigError for an unknown key (naming the nearest one) and for a value of the wrong type.
+    """
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    values: dict[str, Any] = {} if base is None else {name: getattr(base, name) for name in names}
+    for key, value in data.items():
+        path = f"{where}.{key}" if where else key
+        if key not in names:
+            near = difflib.get_close_matches(key, names, n=1)
+            raise ConfigError(
+                f"unknown setting '{path}'",
+                f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(names)}",
+            )
+        values[key] = _read_value(hints[key], value, path, values.get(key))
+    try:
+        return cls(**values)
+    except TypeError as error:  # a field without default is missing
+        raise ConfigError(
+            f"[{where or cls.__name__}] is incomplete: {error}", "add what is missing"
+        ) from error
+
+
+def to_plain(value: Any) -> Any:
+    """Dataclasses to dicts, tuples to lists, None left out of dicts."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        items = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+        return {name: to_plain(item) for name, item in items if item is not None}
+    if isinstance(value, Mapping):
+        return {key: to_plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def _read_value(hint: Any, value: Any, path: str, base: Any) -> Any:
+    if hint is Any:
+        return value
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"'{path}' must be a table, got {value!r}", f"write it as [{path}]")
+        return read_section(hint, value, path, base)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _first_that_fits([a for a in arguments if a is not type(None)], value, path, base)
+    if origin is Literal:
+        if value not in arguments:
+            raise ConfigError(f"'{path}' = {value!r}", f"use one of: {', '.join(map(str, arguments))}")
+        return value
+    if origin is tuple and isinstance(value, (list, tuple)):
+        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        if len(kinds) == len(value):
+            pairs = enumerate(zip(kinds, value, strict=True))
+            return tuple(_read_value(kind, item, f"{path}[{i}]", None) for i, (kind, item) in pairs)
+    if origin is dict and isinstance(value, Mapping):
+        return {k: _read_value(arguments[1], item, f"{path}.{k}", None) for k, item in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise ConfigError(f"'{path}' = {value!r} is not of type {_type_name(hint)}", "correct the value")
+
+
+def _first_that_fits(hints: list[Any], value: Any, path: str, base: Any) -> Any:
+    for hint in hints[:-1]:
+        try:
+            return _read_value(hint, value, path, base)
+        except ConfigError:
+            continue
+    return _read_value(hints[-1], value, path, base)
+
+
+def _type_name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and typing.get_origin(hint) is None else str(hint)
+
+
+# The paper's own set-up: a student encoder of its own, a deep transformer decoder, no memory.
+_PAPER = Config(
+    preset="paper",
+    model=ModelConfig(
+        image_size=(252, 252),
+        taps=(2, 5, 8),
+        groups=3,
+        student="separate",
+        student_pretrained=True,
+        decoder="transformer",
+        decoder_depth=4,
+        head_input="product",
+        head_channels=128,
+        head_weight=0.5,
+    ),
+    synthesis=SynthesisConfig(sources=("ddpm:0.5", "texture:0.25", "procedural:0.25")),
+    training=TrainingConfig(
+        steps=10000, learning_rate=1e-4, warmup_steps=0, schedule="step", triplets=0, precision="bf16"
+    ),
+)
+_EDGE = Config(preset="edge")
+_NANO = Config(
+    preset="nano",
+    model=ModelConfig(
+        teacher="deit_tiny_patch16_224",
+        tokens=196,
+        taps=(2, 3, 4, 5, 6, 7),
+        prototypes=1024,
+        decoder_depth=1,
+        head_channels=32,
+    ),
+)
+PRESETS = {"paper": _PAPER, "edge": _EDGE, "nano": _NANO}
