@@ -90,13 +90,9 @@ class Artifact:
         files = data.pop("files", {})
         try:
             manifest = read_section(Manifest, data, "")
-            records = {
-                name: read_section(FileRecord, record, f"files.{name}") for name, record in files.items()
-            }
+            records = {name: read_section(FileRecord, record, f"files.{name}") for name, record in files.items()}
         except (ConfigError, AttributeError) as error:
-            raise ArtifactError(
-                f"{path / MANIFEST} is damaged: {error}", "restore it or train again"
-            ) from error
+            raise ArtifactError(f"{path / MANIFEST} is damaged: {error}", "restore it or train again") from error
         return cls(path, dataclasses.replace(manifest, files=records))
 
     @classmethod
@@ -126,9 +122,7 @@ class Artifact:
         record = self.manifest.files.get(name)
         if record is None:
             have = ", ".join(sorted(self.manifest.files)) or "none"
-            raise ArtifactError(
-                f"{self.path} has no {name}", f"files it has: {have}; `edgead export` adds more"
-            )
+            raise ArtifactError(f"{self.path} has no {name}", f"files it has: {have}; `edgead export` adds more")
         path = self.path / name
         if name not in self._checked:
             digest, size = _digest(path)
@@ -217,9 +211,7 @@ def _read_manifest(path: Path) -> str:
         what = "is no artifact: it has no manifest.json" if path.is_dir() else "does not exist"
         raise ArtifactError(f"{path} {what}", "name the folder that `edgead train --out` wrote") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(
-            f"can't read {path / MANIFEST}: {error}", "check the path and its rights"
-        ) from error
+        raise ArtifactError(f"can't read {path / MANIFEST}: {error}", "check the path and its rights") from error
 
 
 def _stamped(manifest: Manifest) -> Manifest:

@@ -40,9 +40,7 @@ class ModelConfig:
     tokens: int = 784  # patches per image when image_size is None
     taps: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8, 9)  # teacher blocks whose outputs are used
     groups: int = 2  # neighbouring taps are averaged into that many feature maps
-    student: Literal["shared", "separate"] = (
-        "shared"  # student encoder: the teacher's own pass, or a ViT of its own
-    )
+    student: Literal["shared", "separate"] = "shared"  # student encoder: the teacher's own pass, or a ViT of its own
     student_pretrained: bool = True  # separate only: start from the teacher's weights
     decoder: Literal["memory", "transformer", "none"] = "memory"
     prototypes: int = 2048  # memory decoder: normal features that it attends to
@@ -166,9 +164,7 @@ def read_section(cls: type[T], data: Mapping[str, Any], where: str, base: T | No
     try:
         return cls(**values)
     except TypeError as error:  # a field without default is missing
-        raise ConfigError(
-            f"[{where or cls.__name__}] is incomplete: {error}", "add what is missing"
-        ) from error
+        raise ConfigError(f"[{where or cls.__name__}] is incomplete: {error}", "add what is missing") from error
 
 
 def to_plain(value: Any) -> Any:

@@ -55,9 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     verb = next((argument for argument in arguments if not argument.startswith("-")), None)
     console = Console(stderr=True, highlight=False)
     try:
-        result = build_app(verb if verb in VERBS else None)(
-            args=arguments, prog_name="edgead", standalone_mode=False
-        )
+        result = build_app(verb if verb in VERBS else None)(args=arguments, prog_name="edgead", standalone_mode=False)
     except Exception as error:
         if "--debug" in arguments[: arguments.index(verb)] if verb else False:
             raise
