@@ -314,7 +314,9 @@ class DriftMonitor:
                 statistic.recent.extend(map(float, saved["recent"]))
                 statistic.parts = int(saved["parts"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is no drift state: {error}", "delete it; the reference is then learnt anew") from error
+            raise DataError(
+                f"{path} is no drift state: {error}", "delete it; the reference is then learnt anew"
+            ) from error
         self.warnings = warnings
 
 
