@@ -1,0 +1,284 @@
+"""Store: every verdict in one SQLite file, one transaction a verdict, and the outbox of what sinks still owe.
+
+A verdict is acknowledged when `add` returns: from then on it survives `kill -9`, and with
+`durable` (the default) a power cut too. Several processes may write to one store.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from edge_ad.errors import DataError
+from edge_ad.runtime.verdict import DefectBox, Verdict
+
+Review = Literal["true_alarm", "false_alarm", "missed", "good"]
+REVIEWS: tuple[Review, ...] = ("true_alarm", "false_alarm", "missed", "good")
+APPLICATION_ID = 0x45644144  # "EdAD": tells our file from somebody else's database
+SCHEMA_VERSION = 1
+SCHEMA = """
+CREATE TABLE verdicts (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, time_ns INTEGER NOT NULL,
+    captured_ns INTEGER NOT NULL, source TEXT NOT NULL, frame INTEGER NOT NULL, part TEXT NOT NULL,
+    decision TEXT NOT NULL, score REAL, threshold REAL, boxes TEXT NOT NULL, area INTEGER NOT NULL,
+    reason TEXT NOT NULL, latency_ms TEXT NOT NULL, artifact TEXT NOT NULL,
+    review TEXT, reviewed_ns INTEGER);
+CREATE INDEX verdicts_time ON verdicts (time_ns);
+CREATE INDEX verdicts_decision ON verdicts (decision, seq);
+CREATE TABLE outbox (sink TEXT NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (sink, seq)) WITHOUT ROWID;
+"""
+COLUMNS = (
+    "id, time_ns, captured_ns, source, frame, part, decision, score, threshold, boxes, area, reason, "
+    "latency_ms, artifact"
+)
+INSERT = f"INSERT INTO verdicts ({COLUMNS}) VALUES ({', '.join('?' * 14)})"
+DELETE_BATCH = 500  # rows a retention step removes at most, so that a verdict never waits long for it
+
+
+@dataclass(frozen=True)
+class StoredVerdict:
+    """A verdict with its place in the store and what a person said of it (None: nothing yet)."""
+
+    seq: int
+    verdict: Verdict
+    review: Review | None
+
+
+class Store:
+    """Verdicts on disk, newest last; safe to use from several threads.
+
+    path: the SQLite file, created with its folder when absent
+    days: verdicts older than this are removed; 0 keeps all
+    max_bytes: the oldest verdicts are removed while the file is larger; 0 for no limit
+    durable: wait for the disk at every verdict (survives a power cut; 1-20 ms a verdict)
+
+    A file that SQLite finds damaged is set aside as `<name>.damaged-<time>` and a new one is begun,
+    because a line must not stop for its history; `set_aside` then holds the old file's path.
+    DataError: the file is another program's database or a newer version's.
+    """
+
+    def __init__(
+        self, path: str | Path, *, days: float = 0, max_bytes: int = 0, durable: bool = True
+    ) -> None:
+        self.path = Path(path)
+        self.days, self.max_bytes, self.durable = days, max_bytes, durable
+        self.set_aside: Path | None = None
+        self._lock = threading.RLock()
+        # Retention reckons with a clock that can't jump: the wall clock at the start plus monotonic time.
+        self._started = time.time_ns() - time.monotonic_ns()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._db = self._connect()
+        except sqlite3.OperationalError as error:
+            raise DataError(f"cannot open the verdict store {self.path}: {error}", _OPEN_HINT) from error
+        except sqlite3.DatabaseError:
+            self.set_aside = self._move_damaged()
+            self._db = self._connect()
+
+    def add(self, verdict: Verdict, outbox: Iterable[str] = ()) -> int:
+        """Write the verdict, and that each sink named in `outbox` still owes it; returns its number.
+
+        One transaction: on return all of it is stored, on an exception nothing is.
+        sqlite3.Error: the disk is full, gone or read-only.
+        """
+        values = (
+            verdict.id, verdict.time_ns, verdict.captured_ns, verdict.source, verdict.frame, verdict.part,
+            verdict.decision, verdict.score, verdict.threshold, _boxes_json(verdict), verdict.area,
+            verdict.reason, json.dumps(dict(verdict.latency_ms)), verdict.artifact,
+        )  # fmt: skip
+        with self._transaction() as db:
+            seq = int(db.execute(INSERT, values).lastrowid or 0)
+            db.executemany("INSERT INTO outbox (sink, seq) VALUES (?, ?)", [(sink, seq) for sink in outbox])
+        return seq
+
+    def get(self, id: str) -> StoredVerdict | None:
+        """The verdict with this id."""
+        rows = self._select("WHERE id = ?", (id,))
+        return rows[0] if rows else None
+
+    def recent(
+        self,
+        limit: int = 100,
+        *,
+        before: int | None = None,
+        decisions: Sequence[str] = (),
+        source: str | None = None,
+        review: Review | None = None,
+    ) -> list[StoredVerdict]:
+        """The newest verdicts first, at most `limit`, with numbers below `before`."""
+        terms: list[str] = []
+        values: list[object] = []
+        if before is not None:
+            terms.append("seq < ?")
+            values.append(before)
+        if decisions:
+            terms.append(f"decision IN ({', '.join('?' * len(decisions))})")
+            values.extend(decisions)
+        for column, value in (("source", source), ("review", review)):
+            if value is not None:
+                terms.append(f"{column} = ?")
+                values.append(value)
+        where = f"WHERE {' AND '.join(terms)}" if terms else ""
+        return self._select(f"{where} ORDER BY seq DESC LIMIT ?", (*values, limit))
+
+    def counts(self, since_ns: int = 0) -> dict[str, int]:
+        """How many verdicts of each decision were taken at `since_ns` (wall clock) or later."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT decision, COUNT(*) FROM verdicts WHERE time_ns >= ? GROUP BY decision", (since_ns,)
+            ).fetchall()
+        return {"OK": 0, "NG": 0, "UNSURE": 0, "ERROR": 0} | dict(rows)
+
+    def count(self) -> int:
+        """How many verdicts are stored."""
+        with self._lock:
+            return int(self._db.execute("SELECT COUNT(*) FROM verdicts").fetchone()[0])
+
+    def review(self, id: str, review: Review | None) -> bool:
+        """Record what a person says of the verdict (None takes it back); False when it isn't stored."""
+        if review is not None and review not in REVIEWS:
+            raise DataError(f"unknown review {review!r}", f"use one of {', '.join(REVIEWS)}")
+        with self._transaction() as db:
+            when = None if review is None else time.time_ns()
+            changed = db.execute(
+                "UPDATE verdicts SET review = ?, reviewed_ns = ? WHERE id = ?", (review, when, id)
+            )
+            return changed.rowcount == 1
+
+    def owed(self, sink: str, limit: int = 100) -> list[StoredVerdict]:
+        """Verdicts that the sink hasn't delivered, oldest first."""
+        return self._select(
+            "JOIN outbox USING (seq) WHERE outbox.sink = ? ORDER BY seq LIMIT ?", (sink, limit)
+        )
+
+    def delivered(self, sink: str, seqs: Iterable[int]) -> None:
+        """Take these verdicts out of the sink's outbox."""
+        with self._transaction() as db:
+            db.executemany("DELETE FROM outbox WHERE sink = ? AND seq = ?", [(sink, seq) for seq in seqs])
+
+    def size_bytes(self) -> int:
+        """Bytes in use by verdicts (pages freed by retention are used again and don't count)."""
+        with self._lock:
+            pages, free, size = (
+                int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
+                for name in ("page_count", "freelist_count", "page_size")
+            )
+        return (pages - free) * size
+
+    def retain(self) -> int:
+        """Remove up to 500 verdicts that are too old or too many; returns how many were removed."""
+        oldest = "SELECT seq FROM verdicts {} ORDER BY seq LIMIT ?"
+        removed = 0
+        with self._transaction() as db:
+            if self.days > 0:
+                limit_ns = self._started + time.monotonic_ns() - int(self.days * 86400e9)
+                removed += self._remove(db, oldest.format("WHERE time_ns < ?"), (limit_ns, DELETE_BATCH))
+            if self.max_bytes > 0 and not removed and self.size_bytes() > self.max_bytes:
+                removed += self._remove(db, oldest.format(""), (DELETE_BATCH,))
+        if removed:
+            with self._lock:
+                self._db.execute("PRAGMA incremental_vacuum").fetchall()
+        return removed
+
+    def check(self) -> list[str]:
+        """What SQLite finds wrong with the file; empty when it is intact."""
+        with self._lock:
+            lines = [str(row[0]) for row in self._db.execute("PRAGMA integrity_check").fetchall()]
+        return [] if lines == ["ok"] else lines
+
+    def close(self) -> None:
+        """Merge the write-ahead log into the file and close it."""
+        with self._lock:
+            with suppress(sqlite3.Error):  # a full disk: the log stays beside the file and is read next time
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._db.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, timeout=10, isolation_level=None, check_same_thread=False)
+        try:
+            self._prepare(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # counts only while the file is empty
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute(f"PRAGMA synchronous = {'FULL' if self.durable else 'NORMAL'}")
+        db.execute("BEGIN IMMEDIATE")  # two processes may create the file at the same moment
+        application = int(db.execute("PRAGMA application_id").fetchone()[0])
+        version = int(db.execute("PRAGMA user_version").fetchone()[0])
+        tables = int(db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0])
+        if tables and application != APPLICATION_ID:
+            raise DataError(f"{self.path} is another program's database", "choose another file or folder")
+        if version > SCHEMA_VERSION:
+            raise DataError(
+                f"{self.path} was written by a newer version (schema {version}, this one knows {SCHEMA_VERSION})",
+                "upgrade edge-ad, or choose another file",
+            )
+        if not tables:
+            for statement in filter(str.strip, SCHEMA.split(";")):
+                db.execute(statement)
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        db.execute("COMMIT")
+
+    def _move_damaged(self) -> Path:
+        target = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                self.path.with_name(self.path.name + suffix).rename(target.with_name(target.name + suffix))
+        return target
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):  # SQLite may have rolled back by itself
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _remove(self, db: sqlite3.Connection, query: str, values: tuple[object, ...]) -> int:
+        db.execute(f"DELETE FROM outbox WHERE seq IN ({query})", values)
+        return db.execute(f"DELETE FROM verdicts WHERE seq IN ({query})", values).rowcount
+
+    def _select(self, clause: str, values: Sequence[object]) -> list[StoredVerdict]:
+        with self._lock:
+            rows = self._db.execute(
+                f"SELECT {COLUMNS}, seq, review FROM verdicts {clause}", tuple(values)
+            ).fetchall()
+        return [_stored(row) for row in rows]
+
+
+_OPEN_HINT = "check that the folder exists, is writable and has free space"
+
+
+def _boxes_json(verdict: Verdict) -> str:
+    return json.dumps([(b.x, b.y, b.width, b.height, b.area, b.peak) for b in verdict.boxes])
+
+
+def _stored(row: tuple[object, ...]) -> StoredVerdict:
+    names = COLUMNS.split(", ")
+    values = dict(zip(names, row, strict=False))
+    values["boxes"] = tuple(DefectBox(*box) for box in json.loads(str(values["boxes"])))
+    values["latency_ms"] = json.loads(str(values["latency_ms"]))
+    seq, review = row[len(names) :]
+    return StoredVerdict(int(str(seq)), Verdict(**values), review)  # type: ignore[arg-type]
