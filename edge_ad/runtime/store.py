@@ -64,9 +64,7 @@ class Store:
     DataError: the file is another program's database or a newer version's.
     """
 
-    def __init__(
-        self, path: str | Path, *, days: float = 0, max_bytes: int = 0, durable: bool = True
-    ) -> None:
+    def __init__(self, path: str | Path, *, days: float = 0, max_bytes: int = 0, durable: bool = True) -> None:
         self.path = Path(path)
         self.days, self.max_bytes, self.durable = days, max_bytes, durable
         self.set_aside: Path | None = None
@@ -147,16 +145,12 @@ class Store:
             raise DataError(f"unknown review {review!r}", f"use one of {', '.join(REVIEWS)}")
         with self._transaction() as db:
             when = None if review is None else time.time_ns()
-            changed = db.execute(
-                "UPDATE verdicts SET review = ?, reviewed_ns = ? WHERE id = ?", (review, when, id)
-            )
+            changed = db.execute("UPDATE verdicts SET review = ?, reviewed_ns = ? WHERE id = ?", (review, when, id))
             return changed.rowcount == 1
 
     def owed(self, sink: str, limit: int = 100) -> list[StoredVerdict]:
         """Verdicts that the sink hasn't delivered, oldest first."""
-        return self._select(
-            "JOIN outbox USING (seq) WHERE outbox.sink = ? ORDER BY seq LIMIT ?", (sink, limit)
-        )
+        return self._select("JOIN outbox USING (seq) WHERE outbox.sink = ? ORDER BY seq LIMIT ?", (sink, limit))
 
     def delivered(self, sink: str, seqs: Iterable[int]) -> None:
         """Take these verdicts out of the sink's outbox."""
@@ -262,9 +256,7 @@ class Store:
 
     def _select(self, clause: str, values: Sequence[object]) -> list[StoredVerdict]:
         with self._lock:
-            rows = self._db.execute(
-                f"SELECT {COLUMNS}, seq, review FROM verdicts {clause}", tuple(values)
-            ).fetchall()
+            rows = self._db.execute(f"SELECT {COLUMNS}, seq, review FROM verdicts {clause}", tuple(values)).fetchall()
         return [_stored(row) for row in rows]
 
 
