@@ -1,0 +1,140 @@
+"""Score good parts with the very runner that will inspect, and write the thresholds into the artifact."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_ad.calibrate.threshold import Threshold, clopper_pearson, conformal_threshold, tail_threshold
+from edge_ad.errors import DataError
+from edge_ad.runtime.predictor import Predictor
+
+Frame = npt.NDArray[np.uint8]
+
+
+class Scores(NamedTuple):
+    """Of n frames: image_scores [n], pixel_maxima [n] (each frame's highest pixel score), both float64."""
+
+    image_scores: npt.NDArray[np.float64]
+    pixel_maxima: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the line wants: a false-alarm rate (0..1), perhaps with a confidence, perhaps extrapolated."""
+
+    false_alarm_rate: float
+    confidence: float | None = None
+    tail_fit: bool = False
+
+    def threshold(self, scores: npt.NDArray[np.float64]) -> Threshold:
+        """The threshold that fulfils it; DataError when the scores don't allow the promise."""
+        if self.tail_fit:
+            return tail_threshold(scores, self.false_alarm_rate)
+        return conformal_threshold(scores, self.false_alarm_rate, self.confidence)
+
+
+class Trade(NamedTuple):
+    """One row of the sensitivity view: what a false-alarm rate costs in missed defects (rates 0..1)."""
+
+    false_alarm_rate: float
+    threshold: float
+    missed: float
+    missed_upper: float  # Clopper-Pearson, 95 %
+
+
+def score_frames(
+    predictor: Predictor, frames: Iterable[Frame], batch: int = 4, advance: Callable[[], None] | None = None
+) -> Scores:
+    """Scores of the frames, `batch` at a time, so that memory does not grow with their number.
+
+    advance: called once a frame, for a progress bar.
+    """
+    image_scores: list[float] = []
+    maxima: list[float] = []
+    for group in _groups(frames, batch):
+        for prediction in predictor.predict_batch(group):
+            image_scores.append(prediction.image_score)
+            maxima.append(float(prediction.pixel_scores.max()))
+            if advance:
+                advance()
+    return Scores(np.array(image_scores), np.array(maxima))
+
+
+def calibration_record(
+    scores: Scores, wish: Wish, *, precision: str, backend: str, classes: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """The manifest's `calibration`: thresholds, the promise, and the scores' quantiles.
+
+    pixel_threshold keeps the same promise for "some pixel of a good part is marked": it comes from the frames'
+    highest pixel scores. classes: the class of every frame; each class with enough good parts for the wish gets
+    thresholds of its own under `per_class`.
+    """
+    image, pixel = wish.threshold(scores.image_scores), wish.threshold(scores.pixel_maxima)
+    per_class: dict[str, Any] = {}
+    for name in sorted(set(classes or ())):
+        chosen = np.array([own == name for own in classes or ()])
+        try:
+            own_image, own_pixel = (wish.threshold(part[chosen]) for part in scores)
+        except DataError:  # too few of this class: the common threshold stays
+            continue
+        per_class[name] = {
+            "image_threshold": own_image.value, "pixel_threshold": own_pixel.value, "normals": own_image.normals
+        }  # fmt: skip
+    return {
+        "image_threshold": image.value,
+        "pixel_threshold": pixel.value,
+        "false_alarm_rate": wish.false_alarm_rate,
+        "method": image.method,
+        "normals": image.normals,
+        "confidence": image.confidence,
+        "upper_bound": None if math.isnan(image.upper_bound) else image.upper_bound,
+        "promise": image.promise(),
+        "score_quantiles": [float(value) for value in np.quantile(scores.image_scores, np.linspace(0, 1, 101))],
+        "precision": precision,
+        "backend": backend,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "per_class": per_class,
+    }
+
+
+def sensitivity(
+    normals: Scores, defects: Scores, rates: Sequence[float] = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
+) -> list[Trade]:
+    """False alarms against missed defects, for every rate that so many good parts can promise."""
+    rows = []
+    for rate in rates:
+        try:
+            threshold = conformal_threshold(normals.image_scores, rate).value
+        except DataError:
+            continue
+        missed = int((defects.image_scores <= threshold).sum())
+        count = len(defects.image_scores)
+        rows.append(Trade(rate, threshold, missed / count, clopper_pearson(missed, count)[1]))
+    return rows
+
+
+def shift(before: Sequence[float], scores: npt.NDArray[np.float64]) -> float:
+    """How far the scores moved since another calibration: difference of medians, in old interquartile ranges.
+
+    before: `score_quantiles` of the other calibration, 101 values.
+    """
+    spread = max(before[75] - before[25], 1e-12)
+    return float((np.median(scores) - before[50]) / spread)
+
+
+def _groups(frames: Iterable[Frame], size: int) -> Iterable[list[Frame]]:
+    group: list[Frame] = []
+    for frame in frames:
+        group.append(frame)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group

@@ -1,0 +1,103 @@
+"""`edgead calibrate`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+
+def command(
+    artifact: Annotated[Path, typer.Argument(help="Folder that `edgead train` wrote.")],
+    normals: Annotated[Path, typer.Option(help="Photos of good parts that training never saw.")],
+    false_alarms: Annotated[float, typer.Option(help="Share of good parts that may be rejected, such as 0.001.")],
+    confidence: Annotated[
+        float | None, typer.Option(help="Promise the rate for this very threshold with that confidence (0.95).")
+    ] = None,
+    tail_fit: Annotated[
+        bool, typer.Option("--tail-fit", help="Extrapolate beyond the data (generalised Pareto). No guarantee.")
+    ] = False,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="Also show missed synthetic defects against false alarms.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write a calibrated copy here, for a second camera or line.")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="Engine to score with: the one that will inspect.")] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, fp16, int8, or auto.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+) -> None:
+    """Set the threshold from photos of good parts, with a stated false-alarm rate."""
+    from edge_ad.artifact import Artifact
+    from edge_ad.calibrate.calibration import Wish, calibration_record, score_frames, shift
+    from edge_ad.calibrate.threshold import conformal_rank, normals_needed
+    from edge_ad.data.images import read_image
+    from edge_ad.data.samples import scan
+    from edge_ad.errors import DataError
+    from edge_ad.runtime.backends import choose_precision, open_runner
+    from edge_ad.runtime.predictor import Predictor
+
+    console = Console(stderr=True, highlight=False)
+    opened = Artifact.open(artifact)
+    samples = scan(normals).normals
+    wish = Wish(false_alarms, confidence, tail_fit)
+    if not tail_fit and conformal_rank(len(samples), false_alarms, confidence) is None:
+        wish.threshold(np.zeros(len(samples)))  # refuse now, before minutes of scoring
+        raise DataError(f"{normals} has {len(samples)} photos", f"{normals_needed(false_alarms, confidence)} needed")
+    chosen = choose_precision(opened, precision)
+    runner = open_runner(opened, backend, chosen, threads)
+    with Predictor(opened, runner) as predictor, Progress(console=console, transient=True) as progress:
+        task = progress.add_task(f"scoring with {runner.name}", total=len(samples))
+        frames = (read_image(sample.path) for sample in samples)
+        scores = score_frames(predictor, frames, advance=lambda: progress.advance(task))
+        rows = _trades(predictor, samples, scores) if sensitivity else []
+    many = len(opened.manifest.classes) > 1
+    record = calibration_record(
+        scores, wish, precision=chosen, backend=runner.name, classes=[s.category for s in samples] if many else None
+    )
+    before: dict[str, Any] | None = opened.manifest.calibration
+    if out is not None:
+        if out.exists():
+            raise DataError(f"{out} exists", "choose another --out folder")
+        shutil.copytree(artifact, out)
+        opened = Artifact.open(out)
+    opened.update(calibration=record)
+    _say(console, record, scores.image_scores, [sample.path for sample in samples], rows)
+    if before and len(before.get("score_quantiles", ())) == 101:
+        moved = shift(before["score_quantiles"], scores.image_scores)
+        console.print(f"the median score moved by {moved:+.2f} interquartile ranges since the last calibration")
+    typer.echo(json.dumps({**record, "sensitivity": [row._asdict() for row in rows]} if rows else record))
+
+
+def _trades(predictor: Any, samples: Any, scores: Any) -> list[Any]:
+    """Score one synthetic defect on every good part, and set false alarms against misses."""
+    from edge_ad.calibrate.calibration import score_frames, sensitivity
+    from edge_ad.calibrate.defects import defective_frames
+
+    return sensitivity(scores, score_frames(predictor, defective_frames([sample.path for sample in samples])))
+
+
+def _say(console: Console, record: dict[str, Any], scores: Any, paths: list[Path], rows: list[Any]) -> None:
+    console.print(
+        f"image threshold {record['image_threshold']:.4g}, pixel threshold {record['pixel_threshold']:.4g} "
+        f"from {record['normals']} good parts"
+    )
+    console.print(f"promise: {record['promise']}")
+    console.print("it holds for independent good parts like these; look at the ones that set it:")
+    for index in np.argsort(-scores)[:3]:
+        console.print(f"  {scores[index]:.4g}  {paths[index]}", soft_wrap=True)
+    if not rows:
+        return
+    table = Table("false alarms", "threshold", "missed synthetic defects", "at most (95 %)")
+    for row in rows:
+        table.add_row(
+            f"{row.false_alarm_rate:g}", f"{row.threshold:.4g}", f"{row.missed:.1%}", f"{row.missed_upper:.1%}"
+        )
+    console.print(table)

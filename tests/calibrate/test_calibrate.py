@@ -1,0 +1,139 @@
+"""`edgead calibrate`, whole: photos in, thresholds and their promise in the manifest out."""
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("edge_ad.data.samples")
+
+import edge_ad
+from edge_ad.artifact import Artifact
+from edge_ad.calibrate.calibration import Scores, Wish, calibration_record, sensitivity, shift
+from edge_ad.cli import main
+from edge_ad.data.images import write_image
+from edge_ad.errors import DataError
+
+
+@pytest.fixture
+def photos(parts, tmp_path):
+    folder = tmp_path / "normals"
+    folder.mkdir()
+    for i, frame in enumerate(parts[0]):
+        write_image(folder / f"{i:03}.png", frame)
+    return folder
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return stop.value.code
+
+
+def test_calibrate_then_predict(small_artifact, photos, parts, capsys):
+    assert run("calibrate", small_artifact.path, "--normals", photos, "--false-alarms", "0.05") == 0
+    out, err = capsys.readouterr()
+    record = Artifact.open(small_artifact.path).manifest.calibration
+    assert json.loads(out) == record
+    assert record["normals"] == 40
+    assert record["method"] == "conformal"
+    assert record["precision"] == "fp32"
+    assert len(record["score_quantiles"]) == 101
+    assert record["promise"] in " ".join(err.split())
+    with edge_ad.load(small_artifact.path) as detector:
+        good = [detector.predict(frame) for frame in parts[0]]
+        bad = [detector.predict(frame) for frame in parts[1]]
+    assert sum(prediction.is_anomalous for prediction in good) == 1  # rank 39 of 40: floor(41 * 0.05) - 1 above
+    assert sum(prediction.is_anomalous for prediction in bad) >= 18
+    assert all(p.threshold == record["image_threshold"] for p in good)
+    marked = [bool((p.pixel_scores > record["pixel_threshold"]).any()) for p in good]
+    assert sum(marked) == 1
+
+
+def test_files_and_batches_give_the_same_prediction(small_artifact, photos, parts):
+    with edge_ad.load(str(small_artifact.path), backend="onnxruntime", threads=1) as detector:
+        one = detector.predict(photos / "003.png")
+        assert one.threshold is None
+        assert one.is_anomalous is None
+        assert detector.predict_batch([]) == []
+        batch = detector.predict_batch(parts[0][:4])
+    assert one.image_score == pytest.approx(batch[3].image_score, abs=1e-5)
+    np.testing.assert_allclose(one.pixel_scores, batch[3].pixel_scores, atol=1e-5)
+
+
+def test_too_few_photos_are_refused_before_scoring(small_artifact, photos, capsys):
+    assert run("calibrate", small_artifact.path, "--normals", photos, "--false-alarms", "0.001") == 1
+    err = capsys.readouterr().err
+    assert "40 good parts can't promise a false-alarm rate of 0.001: 999 are needed" in err
+    assert "hint: add 959 photos" in err
+    assert Artifact.open(small_artifact.path).manifest.calibration is None
+
+
+def test_second_line_gets_its_own_copy(small_artifact, photos, parts, tmp_path, capsys):
+    assert run("calibrate", small_artifact.path, "--normals", photos, "--false-alarms", "0.1") == 0
+    first = Artifact.open(small_artifact.path).manifest.calibration
+    dim = tmp_path / "dim"
+    dim.mkdir()
+    for i, frame in enumerate(parts[0]):
+        write_image(dim / f"{i}.png", (frame * 0.7).astype(np.uint8))
+    other = tmp_path / "line2"
+    arguments = ["calibrate", small_artifact.path, "--normals", dim, "--false-alarms", "0.1", "--out", other]
+    assert run(*arguments) == 0
+    assert "median score moved by" in capsys.readouterr().err
+    assert Artifact.open(small_artifact.path).manifest.calibration == first
+    assert Artifact.open(other).manifest.calibration["image_threshold"] != first["image_threshold"]
+    Artifact.open(other).file("model.onnx")
+    assert run(*arguments) == 1
+    assert "exists" in capsys.readouterr().err
+
+
+def test_confidence_and_sensitivity(small_artifact, photos, capsys):
+    options = ["--false-alarms", "0.1", "--confidence", "0.9", "--sensitivity"]
+    assert run("calibrate", small_artifact.path, "--normals", photos, *options) == 0
+    out, err = capsys.readouterr()
+    record = json.loads(out)
+    assert record["method"] == "conformal-pac"
+    assert record["upper_bound"] <= 0.1
+    rates = [row["false_alarm_rate"] for row in record["sensitivity"]]
+    assert rates == [0.2, 0.1, 0.05]  # 40 photos promise no less
+    assert all(row["missed"] <= row["missed_upper"] <= 1 for row in record["sensitivity"])
+    assert "missed synthetic defects" in " ".join(err.split())
+
+
+def test_tail_fit_is_marked(small_artifact, photos, tmp_path, capsys):
+    assert run("calibrate", small_artifact.path, "--normals", photos, "--false-alarms", "1e-4", "--tail-fit") == 1
+    assert "at least 100" in capsys.readouterr().err
+    scores = Scores(*np.random.default_rng(0).exponential(size=(2, 200)))
+    record = calibration_record(scores, Wish(1e-4, tail_fit=True), precision="fp32", backend="x")
+    assert record["upper_bound"] is None
+    assert "no guarantee" in record["promise"]
+    json.dumps(record, allow_nan=False)
+
+
+def test_classes_with_enough_parts_get_their_own_thresholds():
+    rng = np.random.default_rng(0)
+    scores = Scores(*(np.concatenate([rng.normal(0, 1, 50), rng.normal(5, 1, 50), [9.0]]) for _ in range(2)))
+    classes = ["a"] * 50 + ["b"] * 50 + ["c"]
+    record = calibration_record(scores, Wish(0.05), precision="int8", backend="x", classes=classes)
+    assert set(record["per_class"]) == {"a", "b"}
+    assert record["per_class"]["a"]["image_threshold"] < 3 < record["per_class"]["b"]["image_threshold"]
+
+
+def test_sensitivity_counts_misses():
+    normals = Scores(np.arange(99.0), np.arange(99.0))
+    defects = Scores(np.array([50.0, 97.0, 98.0, 200.0]), np.zeros(4))
+    rows = {row.false_alarm_rate: row for row in sensitivity(normals, defects)}
+    assert min(rows) == 0.01
+    assert rows[0.01].missed == 0.75
+    assert rows[0.2].missed == 0.25
+    assert rows[0.01].missed_upper == pytest.approx(0.987, abs=0.001)
+
+
+def test_shift_in_interquartile_ranges():
+    before = np.linspace(0, 10, 101)
+    assert shift(list(before), before + 5) == pytest.approx(1.0)
+
+
+def test_wish_refuses_scores_that_are_no_numbers():
+    with pytest.raises(DataError, match="NaN"):
+        Wish(0.1).threshold(np.full(50, np.nan))
