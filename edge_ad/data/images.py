@@ -1,0 +1,169 @@
+"""Photos and masks from disk, whatever camera or tool wrote them, and the only preprocessing. NumPy and OpenCV."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from edge_ad.data.headers import is_cut_off, size_in_header
+from edge_ad.errors import DataError
+
+Frame = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+
+# What OpenCV decodes on every platform the runtime supports (GIF and AVIF only with newer versions).
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2", ".gif", ".avif"}
+)
+MAX_PIXELS = 1 << 28  # 268 million: beyond it a small file could fill the memory
+FEW_VALUES = 16  # a mask with more distinct values than this was resampled or saved as JPEG
+_AS_STORED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH  # unlike IMREAD_UNCHANGED, this one obeys EXIF
+
+if _set_log_level := getattr(cv2, "setLogLevel", None):
+    _set_log_level(2)  # errors only: what a decoder mutters about a broken file is said by DataError, with its name
+
+
+def is_image(path: Path | str) -> bool:
+    """Whether the name is that of an image; hidden files and macOS's `._` companions are not."""
+    name = os.path.basename(path)
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def read_image(path: Path | str) -> Frame:
+    """Frame [H, W, 3], RGB, upright.
+
+    EXIF orientation is applied; gray is repeated into three channels; palettes and CMYK become RGB; alpha is
+    dropped; 16 bits are scaled by 1/257 (always, never by the picture's own range: brightness must mean the
+    same in every picture); floats must lie in 0..1; of an animation or a multi-page TIFF the first frame counts.
+    Raises DataError, naming the file, when it is missing, empty, cut short, undecodable or beyond MAX_PIXELS.
+    """
+    return to_frame(read_raw(path), path)
+
+
+def read_raw(path: Path | str) -> npt.NDArray[Any]:
+    """The picture as stored, upright: [H, W] or [H, W, 3] BGR, at its own depth. Raises DataError as read_image."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"can't read {path}: {error.strerror or error}", "check the path and its rights") from error
+    return _decode(data, path)
+
+
+def decode_image(data: bytes, name: str) -> Frame:
+    """Frame [H, W, 3], RGB, from the bytes of an image file; `name` is for messages. Raises as read_image."""
+    return to_frame(_decode(data, name), name)
+
+
+def read_mask(path: Path | str) -> Mask:
+    """Mask [H, W], true on the defect. Raises DataError as read_image.
+
+    A picture of few values (0 and 255, 0 and 1, numbered kinds) counts where it isn't black; one of many values was
+    resampled or saved as JPEG and counts above half of its maximum.
+    """
+    image = read_raw(path)
+    brightest = image.max(axis=2) if image.ndim == 3 else image
+    few = len(np.unique(brightest)) <= FEW_VALUES
+    return np.asarray(brightest > (0 if few else brightest.max() / 2))
+
+
+def preprocess(
+    frame: Frame, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
+) -> npt.NDArray[np.float32]:
+    """One image [3, H, W] for the graph: antialiased bilinear resize in 8 bits, scaled to 0..1, normalised.
+
+    frame: RGB. size: (H, W). mean, std: per channel, of values in 0..1. The same function serves training,
+    calibration, evaluation and the line (edge_ad.kernels.preprocess).
+    """
+    from edge_ad import kernels  # noqa: PLC0415  (reading photos needs no kernels)
+
+    return np.asarray(kernels.preprocess(frame, size, mean, std), np.float32)
+
+
+def to_frame(image: npt.NDArray[Any], name: Path | str) -> Frame:
+    """RGB [H, W, 3] uint8 from what OpenCV decoded: gray or BGR of any depth. name: for messages."""
+    image = _to_8_bit(image, name)
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def fit_mask(mask: Mask, size: tuple[int, int], name: Path | str) -> Mask:
+    """The mask at its image's size (H, W); DataError when the proportions differ by more than 2 %."""
+    (h, w), (to_h, to_w) = mask.shape, size
+    if abs(h * to_w - w * to_h) > 0.02 * max(h * to_w, w * to_h) + max(to_h, to_w):
+        raise DataError(
+            f"{name} is {h}x{w} (H x W) but its image is {to_h}x{to_w}", "the mask belongs to another picture"
+        )
+    return resize_mask(mask, size)
+
+
+def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
+    """Mask at size (H, W), nearest pixel, so that no pixel is half a defect."""
+    if mask.shape == tuple(size):
+        return mask
+    resized = cv2.resize(mask.astype(np.uint8), (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(resized > 0)
+
+
+def encode_image(frame: npt.NDArray[np.uint8], suffix: str = ".png", quality: int = 90) -> bytes:
+    """[H, W, 3] RGB or [H, W] gray as the bytes of a PNG or JPEG file. quality: 0..100, for JPEG."""
+    picture = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR) if frame.ndim == 3 else frame
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix.lower() in {".jpg", ".jpeg"} else []
+    try:
+        good, data = cv2.imencode(suffix, picture, options)
+    except cv2.error:
+        good = False
+    if not good:
+        raise DataError(f"can't encode a picture as '{suffix}'", "use .png or .jpg")
+    return bytes(data.tobytes())
+
+
+def write_image(path: Path | str, frame: npt.NDArray[np.uint8]) -> None:
+    """Write [H, W, 3] RGB or [H, W] gray; the suffix names the format. Raises DataError when it can't."""
+    path = Path(path)
+    data = encode_image(frame, path.suffix or ".png")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise DataError(
+            f"can't write {path}: {error.strerror}", "free some disk space or choose another folder"
+        ) from error
+
+
+def _decode(data: bytes, name: Path | str) -> npt.NDArray[Any]:
+    if not data:
+        raise DataError(f"{name} is empty (0 bytes)", "copy it again or delete it")
+    size = size_in_header(data)
+    if size is not None and size[0] * size[1] > MAX_PIXELS:
+        raise DataError(
+            f"{name} is {size[0]}x{size[1]} (H x W), more than {MAX_PIXELS} pixels", "crop or scale it down first"
+        )
+    if is_cut_off(data):  # some decoders fill the missing part with gray and say nothing
+        raise DataError(f"{name} is cut short: its end is missing", "copy it again or delete it")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), _AS_STORED)
+        if image is None:  # some kinds of TIFF are only decoded to 8-bit colour
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise DataError(f"can't decode {name}: {error.err or error}", "open it elsewhere or delete it") from error
+    if image is None or image.size == 0:
+        raise DataError(f"can't decode {name}: damaged or no image", "copy it again or delete it")
+    return np.asarray(image[:, :, :3] if image.ndim == 3 and image.shape[2] == 4 else image)
+
+
+def _to_8_bit(image: npt.NDArray[Any], name: Path | str) -> npt.NDArray[np.uint8]:
+    if image.dtype == np.uint8:
+        return image
+    if image.dtype == np.uint16:
+        return np.asarray(cv2.convertScaleAbs(image, alpha=1 / 257), np.uint8)
+    if image.dtype.kind == "f" and np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1:
+        return np.rint(image * 255).astype(np.uint8)
+    raise DataError(
+        f"{name} holds {image.dtype} values from {image.min()} to {image.max()}",
+        "save it as 8 or 16 bits a channel, or as floats in 0..1",
+    )
