@@ -95,7 +95,8 @@ def area_under_roc(curve: Curve) -> float:
     total_negative, total_positive = curve.negatives[-1], curve.positives[-1]
     if not total_negative or not total_positive:
         return float("nan")
-    return float(_trapezoid(curve.positives, curve.negatives) / total_negative / total_positive)
+    area = _trapezoid(curve.positives / total_positive, curve.negatives / total_negative)
+    return min(area, 1.0)  # rounding must not push it over
 
 
 def area_under_precision(curve: Curve) -> float:
@@ -128,7 +129,7 @@ def area_under_pro(curve: Curve, regions: int, limit: float) -> float:
     x, y = np.append(rate[inside], limit), np.append(overlap[inside], np.interp(limit, rate, overlap))
     if rate[inside][-1] == limit:  # np.interp may take either end of a vertical step
         y[-1] = overlap[inside][-1]
-    return float(_trapezoid(y, x) / limit)
+    return min(_trapezoid(y, x) / limit, 1.0)
 
 
 def _curve_of(scores: npt.ArrayLike, labels: npt.ArrayLike) -> Curve:
