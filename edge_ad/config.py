@@ -57,11 +57,57 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class DiffusionConfig:
+    """The diffusion model of normal images, and how it is sampled. `at` gives sizes that fit a resolution."""
+
+    resolution: int = 64  # pixels a side, a multiple of 2 ** (len(channels) - 1)
+    channels: tuple[int, ...] = (32, 64, 64, 64)  # a level each, halving the size
+    layers: int = 1  # residual blocks a level
+    attention: tuple[int, ...] = (3,)  # levels with self-attention
+    timesteps: int = 1000  # T
+    betas: tuple[float, float] = (1e-4, 0.02)  # linear
+    steps: int = 4000
+    batch_size: int = 8
+    learning_rate: float = 2e-4
+    warmup_steps: int = 100
+    ema_decay: float = 0.999
+    precision: Literal["no", "bf16", "fp16"] = "no"  # no: float32
+    checkpoint_steps: int = 200
+    sheet_steps: int = 500  # between sheets of samples while training
+    perturbation: Literal["scale", "add", "ddim"] = "scale"
+    strength: tuple[float, float] = (0.1, 0.2)  # s is drawn from this range
+    sample_steps: int = 20  # respaced
+    start: float = 1.0  # 1: from noise; less: from a normal image with noise of t0 = start * T
+    images: int = 64  # anomaly images kept on disk
+
+    @classmethod
+    def at(cls, resolution: int) -> DiffusionConfig:
+        """Sizes for 32, 64, 128 or 256 pixels; 32 and 64 train on a CPU in minutes, the others want a GPU."""
+        if resolution not in DIFFUSION_SIZES:
+            raise ConfigError(
+                f"no diffusion model for {resolution} pixels", f"use one of {', '.join(map(str, DIFFUSION_SIZES))}"
+            )
+        return dataclasses.replace(cls(), resolution=resolution, **DIFFUSION_SIZES[resolution])
+
+
+DIFFUSION_SIZES: dict[int, dict[str, Any]] = {
+    32: {"channels": (16, 32, 32), "attention": (), "steps": 1500, "images": 16, "ema_decay": 0.99},
+    64: {},
+    128: {"channels": (64, 128, 128, 256, 256), "layers": 2, "attention": (3, 4), "steps": 30000},
+    256: {"channels": (64, 128, 128, 256, 256, 512), "layers": 2, "attention": (4, 5), "steps": 60000},
+}
+
+
+@dataclass(frozen=True)
 class SynthesisConfig:
     """Where synthetic defects come from and how they are blended (eq. 3)."""
 
     sources: tuple[str, ...] = ("procedural:0.5", "texture:0.5")  # name:share, shares need not add up to 1
-    opacity: tuple[float, float] = (0.2, 1.0)  # delta of eq. 3 is drawn from this range
+    opacity: tuple[float, float] = (0.2, 1.0)  # delta of eq. 3 is drawn from this range, for textures
+    diffusion_opacity: tuple[float, float] = (0.5, 1.0)  # and for the diffusion model's images
+    edges: Literal["hard", "feathered", "seamless", "mixed"] = "mixed"  # hard: the paper's binary mask
+    visible: float = 10.0  # grey levels out of 255 by which a pixel must change to belong to the mask
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     normal_share: float = 0.5  # training images left without a defect
     foreground: bool = True  # keep defects on the object where the background is plain
 

@@ -68,7 +68,9 @@ def build_sources(
             built.append((_texture_source(config, normals, textures), share))
         elif generated is not None:
             images: list[tuple[AnomalyImages, float]] = [(generated, 1.0)]
-            built.append((BlendedDefects("ddpm", images, opacity=(0.5, 1.0)), share))
+            built.append(
+                (BlendedDefects("ddpm", images, opacity=config.diffusion_opacity, edges=config.edges), share)
+            )
         else:
             raise ConfigError(
                 "the source 'ddpm' needs a trained diffusion model's images",
@@ -84,4 +86,4 @@ def _texture_source(config: SynthesisConfig, normals: Sequence[Frame], folder: P
     photographs = Textures.from_folder(folder) if folder is not None else Textures.from_scikit_image()
     if photographs is not None:
         images.append((photographs, 0.3))
-    return BlendedDefects("texture", images, opacity=config.opacity)
+    return BlendedDefects("texture", images, opacity=config.opacity, edges=config.edges)

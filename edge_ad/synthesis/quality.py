@@ -1,0 +1,123 @@
+"""Quality control of triplets and generated images: what is rejected is counted, with the reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from edge_ad.synthesis.defects import Frame, Triplet
+from edge_ad.synthesis.perlin import Floats
+
+Features = Callable[[Frame], Floats]  # frame -> [C,h,w]
+
+THUMB = 32  # pixels a side at which images are compared
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a triplet must keep to."""
+
+    min_area: float = 0.0002  # fractions of the frame
+    max_area: float = 0.7
+    min_difference: float = 8.0  # grey levels, mean of the largest channel's change over the mask
+    min_feature_distance: float = 0.0  # 1 - cos, mean over the mask; only with a feature extractor
+
+
+class QualityControl:
+    """Accepts or rejects triplets, and counts.
+
+    Args:
+        limits: what to keep to.
+        features: e.g. the teacher's: frame -> [C,h,w]; None leaves the feature distance out.
+    """
+
+    def __init__(self, limits: Limits = Limits(), features: Features | None = None) -> None:
+        self.limits, self._features = limits, features
+        self.accepted = 0
+        self.rejected: Counter[str] = Counter()
+
+    def accepts(self, triplet: Triplet) -> bool:
+        """Whether the triplet may be used; counted either way."""
+        reason = self.fault(triplet)
+        if reason is None:
+            self.accepted += 1
+        else:
+            self.rejected[reason] += 1
+        return reason is None
+
+    def fault(self, triplet: Triplet) -> str | None:
+        """Why the triplet is to be rejected, or None."""
+        area = float(triplet.mask.mean())
+        if area < self.limits.min_area:
+            return "mask too small"
+        if area > self.limits.max_area:
+            return "mask too large"
+        if visible_difference(triplet) < self.limits.min_difference:
+            return "difference not visible"
+        if self._features is not None:
+            distance = feature_distance(self._features, triplet)
+            if distance < self.limits.min_feature_distance:
+                return "features hardly differ"
+        return None
+
+
+def visible_difference(triplet: Triplet) -> float:
+    """Mean over the mask of the largest channel's |A - I|, in grey levels; 0 for an empty mask."""
+    if not triplet.mask.any():
+        return 0.0
+    change = cv2.absdiff(triplet.normal, triplet.defective).max(axis=2)
+    return float(change[triplet.mask].mean())
+
+
+def feature_distance(features: Features, triplet: Triplet) -> float:
+    """Mean of 1 - cos between the features of A and I, weighted by the mask's share of each feature cell."""
+    normal, defective = features(triplet.normal), features(triplet.defective)
+    dot = (normal * defective).sum(axis=0)
+    lengths = np.sqrt((normal**2).sum(axis=0) * (defective**2).sum(axis=0))
+    distance = 1 - dot / np.maximum(lengths, 1e-12)
+    size = (distance.shape[1], distance.shape[0])
+    weight = cv2.resize(triplet.mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    return float((distance * weight).sum() / max(float(weight.sum()), 1e-12))
+
+
+class Memorised:
+    """Tells whether a generated image only repeats a training image.
+
+    Distances are root mean squares between 32x32 thumbnails, in grey levels. An image is a copy when the nearest
+    training image is nearer than `share` of the distance at which training images themselves have theirs
+    (the 5 % quantile of it), so that parts that all look alike aren't all called copies.
+
+    Args:
+        frames: the training images, uint8 [H,W,3]; at least two, else nothing is ever called a copy.
+        share: 0 turns the check off.
+    """
+
+    def __init__(self, frames: Sequence[Frame], share: float = 0.5) -> None:
+        self._thumbs = np.stack([_thumb(frame) for frame in frames])
+        nearest = []
+        for number, thumb in enumerate(self._thumbs):
+            others = np.delete(self._thumbs, number, axis=0)
+            if len(others):
+                nearest.append(_distances(thumb, others).min())
+        self.limit = float(share * np.quantile(nearest, 0.05)) if nearest else 0.0
+
+    def distance(self, frame: Frame) -> float:
+        """To the nearest training image, in grey levels."""
+        return float(_distances(_thumb(frame), self._thumbs).min())
+
+    def fault(self, frame: Frame) -> str | None:
+        """Why the image is to be rejected, or None."""
+        return "copy of a training image" if self.distance(frame) < self.limit else None
+
+
+def _thumb(frame: Frame) -> Floats:
+    small: Floats = cv2.resize(frame, (THUMB, THUMB), interpolation=cv2.INTER_AREA).astype(np.float32)
+    return small
+
+
+def _distances(thumb: Floats, others: Floats) -> Floats:
+    return np.sqrt(((others - thumb) ** 2).mean(axis=(1, 2, 3)))
