@@ -38,7 +38,7 @@ class ModelConfig:
     teacher: str = "vit_small_patch14_dinov2.lvd142m"  # any timm ViT
     image_size: tuple[int, int] | None = None  # None: fitted to the photos' aspect ratio within `tokens`
     tokens: int = 784  # patches per image when image_size is None
-    taps: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8, 9)  # teacher blocks whose outputs are used
+    taps: tuple[int, ...] = (2, 3, 4, 5, 6, 7)  # teacher blocks whose outputs are used
     groups: int = 2  # neighbouring taps are averaged into that many feature maps
     student: Literal["shared", "separate"] = "shared"  # student encoder: the teacher's own pass, or a ViT of its own
     student_pretrained: bool = True  # separate only: start from the teacher's weights

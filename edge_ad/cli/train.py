@@ -1,0 +1,106 @@
+"""`edgead train`: photos of good parts in, an artifact out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from edge_ad.artifact import Artifact
+    from edge_ad.cli.progress import TerminalProgress
+    from edge_ad.config import Config
+
+
+def command(
+    data: Annotated[list[Path], typer.Argument(help="Folders of photos; several folders make one model for all.")],
+    out: Annotated[Path, typer.Option(help="Where the artifact goes.")],
+    preset: Annotated[str, typer.Option(help="paper, edge or nano.")] = "edge",
+    config: Annotated[Path | None, typer.Option(help="Settings as TOML, instead of a preset.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    max_minutes: Annotated[float | None, typer.Option(help="Stop in time to be done after so long.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="The teacher's weights: a safetensors file, or 'random' (tests only).")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Synthetic defects, as in procedural:0.5,texture:0.5,ddpm:0.5.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+) -> None:
+    """Train a detector on photos of good parts.
+
+    Ends with an artifact that eval, calibrate, export and run take as it is: weights, an ONNX graph, and a first
+    threshold from normals that training did not see.
+    """
+    from edge_ad.config import Config
+
+    settings = Config.from_toml(config) if config else Config.named(preset)
+    settings = settings.override("training", steps=steps, seed=seed)
+    if source:
+        settings = settings.override("synthesis", sources=tuple(part.strip() for part in source.split(",")))
+    artifact = train_artifact(
+        settings, data, out, device=device, max_minutes=max_minutes, weights=weights, resume=resume
+    )
+    typer.echo(str(artifact.path))
+
+
+def train_artifact(
+    settings: Config,
+    data: list[Path],
+    out: Path,
+    *,
+    device: str = "auto",
+    max_minutes: float | None = None,
+    weights: str | None = None,
+    resume: bool = False,
+) -> Artifact:
+    """Train, write weights and graph as one artifact, and set a first threshold from the held-out normals."""
+    from edge_ad.artifact import Artifact
+    from edge_ad.cli.progress import TerminalProgress
+    from edge_ad.export.onnx_graph import export_onnx
+    from edge_ad.training.job import train_detector
+
+    check_output(out)
+    with TerminalProgress() as progress:
+        trained = train_detector(
+            settings, data, out, progress, device=device, max_minutes=max_minutes, weights=weights, resume=resume
+        )
+        progress.phase("writing the artifact", 1)
+        graph = export_onnx(trained.detector, classes=trained.manifest.classes, preset=settings.preset)
+        files = {"weights.safetensors": trained.weights(), "model.onnx": graph}
+        artifact = Artifact.create(out, trained.manifest, files)
+        trained.clean_up()
+        progress.phase("first threshold", len(trained.held_out))
+        first_threshold(artifact, trained.held_out, progress)
+    return artifact
+
+
+def check_output(out: Path) -> None:
+    """ArtifactError, before any work is done, when `out` is something that must not be replaced."""
+    from edge_ad.artifact import MANIFEST
+    from edge_ad.errors import ArtifactError
+
+    if out.exists() and not (out / MANIFEST).exists() and (out.is_file() or any(out.iterdir())):
+        raise ArtifactError(f"{out} exists and is no artifact", "choose another --out folder")
+
+
+def first_threshold(artifact: Artifact, held_out: list[Path], progress: TerminalProgress) -> None:
+    """The strictest promise that the held-out normals allow, at most 1 % false alarms."""
+    from edge_ad.calibrate.calibration import Wish, calibration_record, score_frames
+    from edge_ad.data.images import read_image
+    from edge_ad.runtime.backends import open_runner
+    from edge_ad.runtime.predictor import Predictor
+
+    wish = Wish(false_alarm_rate=max(0.01, 1 / (len(held_out) + 1)))
+    with Predictor(artifact, open_runner(artifact, "onnxruntime", "fp32")) as predictor:
+        scores = score_frames(predictor, map(read_image, held_out), advance=lambda: progress.advance(1))
+    record = calibration_record(scores, wish, precision="fp32", backend="onnxruntime")
+    artifact.update(calibration=record)
+    if wish.false_alarm_rate > 0.01:
+        progress.console.print(
+            f"[dim]the first threshold rests on {len(held_out)} held-out photos: about one good part in "
+            f"{len(held_out) + 1} is a false alarm; `edgead calibrate` with more photos does better[/]"
+        )

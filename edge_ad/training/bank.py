@@ -1,0 +1,211 @@
+"""What a training run reads: normal photos, synthetic triplets, and the teacher's features of both."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from edge_ad.config import Config
+from edge_ad.data.images import preprocess, read_image
+from edge_ad.errors import DataError
+from edge_ad.model.detector import Detector
+from edge_ad.model.head import UPSCALE
+from edge_ad.model.student import MemoryDecoder, unit_tokens
+from edge_ad.synthesis.defects import Triplet
+from edge_ad.training.features import FeatureStore
+
+log = logging.getLogger("edge_ad.training")
+
+Array = np.ndarray[Any, Any]
+TripletMaker = Callable[[Array, np.random.Generator], Triplet]
+LONGEST_SIDE = 1024  # photos are synthesised on at most this size; the detector sees less anyway
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's input. clean and corrupt: teacher features [B, G, C, h, w] of I and of A; masks [B, 2h, 2w]
+    in 0..1; images [B, 3, H, W] of A for a separate student encoder; recalled [B, N, G*C] for a memory decoder."""
+
+    clean: torch.Tensor
+    corrupt: torch.Tensor
+    masks: torch.Tensor
+    images: torch.Tensor | None = None
+    recalled: torch.Tensor | None = None
+
+
+class TripletBank:
+    """Normals, and triplets made from them with a seed each, so that triplet i is the same in every run."""
+
+    def __init__(self, paths: Sequence[Path], detector: Detector, config: Config, make: TripletMaker) -> None:
+        self.paths = list(paths)
+        self.detector, self.config, self.make = detector, config, make
+        grid = detector.teacher.grid
+        self.mask_size = (grid[0] * UPSCALE, grid[1] * UPSCALE)
+        self.device = torch.device("cpu")
+
+    def normal(self, index: int) -> Array:
+        """Normal image [3, H, W] float32, ready for the teacher."""
+        return self.read(self.paths[index])
+
+    def read(self, path: Path) -> Array:
+        """Photo [3, H, W] float32, ready for the teacher."""
+        return self._prepare(read_image(path))
+
+    def triplet(self, index: int) -> tuple[Array, Array, Array]:
+        """Normal and defective image [3, H, W] float32, and the mask [2h, 2w] as shares 0..1, of triplet `index`."""
+        rng = np.random.default_rng([self.config.training.seed, index])
+        triplet = self.make(self._frame(index % len(self.paths)), rng)
+        height, width = self.mask_size
+        mask = cv2.resize(triplet.mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+        return self._prepare(triplet.normal), self._prepare(triplet.defective), mask
+
+    def teach(self, images: Sequence[Array]) -> torch.Tensor:
+        """Teacher features [B, G, C, h, w] of images [3, H, W], on the training device."""
+        with torch.inference_mode():
+            batch = torch.from_numpy(np.stack(images)).to(self.device)
+            return self.detector.teacher(batch).clone()
+
+    def _frame(self, index: int) -> Array:
+        return shrunk_frame(self.paths[index])
+
+    def _prepare(self, frame: Array) -> Array:
+        model = self.config.model
+        return preprocess(frame, self.detector.image_size, model.mean, model.std)
+
+
+class CachedBank(TripletBank):
+    """Teacher features of all normals and of a fixed set of triplets, computed once and kept on disk (float16)."""
+
+    def open(self, folder: Path, triplets: int, key: Any) -> None:
+        """Open or create the stores; `fill_normals` and `fill_triplets` then compute what is missing."""
+        grid = self.detector.teacher.grid
+        model = self.config.model
+        features = ((model.groups, self.detector.teacher.channels, *grid), "float16")
+        tokens = ((grid[0] * grid[1], model.groups * self.detector.teacher.channels), "float16")
+        memory = {"recalled": tokens} if isinstance(self.detector.student.decoder, MemoryDecoder) else {}
+        self.normals = FeatureStore(folder / "normals", len(self.paths), {"features": features}, key)
+        self.recalls = FeatureStore(folder / "recalls", len(self.paths), memory, key)
+        masks = (self.mask_size, "float16")
+        self.triplets = FeatureStore(
+            folder / "triplets", triplets, {"features": features, "masks": masks, **memory}, key
+        )
+
+    def fill_normals(self, advance: Callable[[int], None], stop: Callable[[], bool]) -> int:
+        """Teacher features of the normals; return how many are done."""
+
+        def compute(indices: list[int]) -> dict[str, Array]:
+            features = self.teach([self.normal(i) for i in indices])
+            advance(len(indices))
+            return {"features": features.half().cpu().numpy()}
+
+        return self.normals.fill(compute, 4, stop)
+
+    def fill_memory(self, count: int) -> None:
+        """Choose the decoder's prototypes from the first `count` normals, and recall each normal from them."""
+        decoder = self.detector.student.decoder
+        if not isinstance(decoder, MemoryDecoder):
+            return
+        generator = torch.Generator().manual_seed(self.config.training.seed)
+        per_image = max(1, min(self.tokens, 16 * len(decoder.prototypes) // count + 1))
+        pool = []
+        for i in range(count):
+            tokens = unit_tokens(self._stored(self.normals, [i]))[0]
+            pool.append(tokens[torch.randperm(len(tokens), generator=generator)[:per_image]])
+        decoder.memorise(torch.cat(pool), generator)
+        self.recalls.fill(lambda rows: {"recalled": self._recall(self._stored(self.normals, rows))}, 4, lambda: False)
+
+    def fill_triplets(self, advance: Callable[[int], None], stop: Callable[[], bool]) -> int:
+        """Make the triplets and compute the features of A; return how many are done."""
+
+        def compute(indices: list[int]) -> dict[str, Array]:
+            made = [self.triplet(i) for i in indices]
+            features = self.teach([defective for _, defective, _ in made])
+            rows = {"features": features.half().cpu().numpy(), "masks": np.stack([mask for *_, mask in made])}
+            if "recalled" in self.triplets.arrays:
+                rows["recalled"] = self._recall(features)
+            advance(len(indices))
+            return rows
+
+        return self.triplets.fill(compute, 4, stop)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens per image."""
+        return int(np.prod(self.detector.teacher.grid))
+
+    def batch(self, indices: Sequence[int], defective: Sequence[bool]) -> Batch:
+        """Row i of the batch is triplet indices[i] where defective[i], else normal indices[i]."""
+        clean, corrupt, masks, recalled = [], [], [], []
+        for index, bad in zip(indices, defective, strict=True):
+            normal = index % self.normals.done
+            store, row = (self.triplets, index) if bad else (self.normals, normal)
+            clean.append(self.normals.arrays["features"][normal])
+            corrupt.append(store.arrays["features"][row])
+            masks.append(store.arrays["masks"][row] if bad else np.zeros(self.mask_size, np.float16))
+            if self.recalls.arrays:
+                recalls = self.triplets if bad else self.recalls
+                recalled.append(recalls.arrays["recalled"][row])
+        tensors = [self._tensor(rows) for rows in (clean, corrupt, masks)]
+        return Batch(*tensors, recalled=self._tensor(recalled) if recalled else None)
+
+    def _stored(self, store: FeatureStore, rows: Sequence[int]) -> torch.Tensor:
+        return self._tensor([store.arrays["features"][row] for row in rows])
+
+    def _tensor(self, rows: list[Array]) -> torch.Tensor:
+        return torch.from_numpy(np.stack(rows)).to(self.device).float()
+
+    def _recall(self, features: torch.Tensor) -> Array:
+        with torch.inference_mode():
+            return self.detector.student.decoder.recall(features).half().cpu().numpy()
+
+
+class OnlineBank(TripletBank):
+    """New triplets in every step, and the teacher run on both images; for a student encoder of its own."""
+
+    def batch(self, indices: Sequence[int], defective: Sequence[bool]) -> Batch:
+        """As CachedBank.batch; the triplet of an index is made anew, with the index as its seed."""
+        normals, images, masks = [], [], []
+        for index, bad in zip(indices, defective, strict=True):
+            if bad:
+                normal, image, mask = self.triplet(index)
+            else:
+                normal = image = self.normal(index % len(self.paths))
+                mask = np.zeros(self.mask_size, np.float32)
+            normals.append(normal)
+            images.append(image)
+            masks.append(mask)
+        corrupt = self.teach(images)
+        clean = corrupt if not any(defective) else self.teach(normals)
+        batch = torch.from_numpy(np.stack(images)).to(self.device)
+        return Batch(clean, corrupt, torch.from_numpy(np.stack(masks)).to(self.device), images=batch)
+
+
+def shrunk_frame(path: Path) -> Array:
+    """The photo [H, W, 3] uint8 RGB, its longest side at most LONGEST_SIDE."""
+    frame = read_image(path)
+    scale = LONGEST_SIDE / max(frame.shape[:2])
+    if scale >= 1:
+        return frame
+    size = (max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale)))
+    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+
+
+def readable(paths: Sequence[Path]) -> tuple[list[Path], list[tuple[int, int]], list[str]]:
+    """The paths whose images can be read, the images' sizes (H, W), and a line for each that can't be read."""
+    good, sizes, problems = [], [], []
+    for path in paths:
+        try:
+            frame = read_image(path)
+        except DataError as error:
+            problems.append(error.message)
+            continue
+        good.append(path)
+        sizes.append((frame.shape[0], frame.shape[1]))
+    return good, sizes, problems

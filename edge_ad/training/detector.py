@@ -1,0 +1,347 @@
+"""The training loop of the detector, on Hugging Face Accelerate: CPU, one GPU or many, the same code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from edge_ad.config import Config
+from edge_ad.errors import ConfigError, DataError, EdgeAdError
+from edge_ad.model.detector import Detector
+from edge_ad.training.bank import Batch, CachedBank, OnlineBank, TripletMaker
+from edge_ad.training.losses import cosine_loss, focal_loss, l1_loss
+
+log = logging.getLogger("edge_ad.training")
+
+FINISH_SECONDS = 40.0  # kept of --max-minutes for the last measurements and for writing the artifact
+
+
+class Progress(Protocol):
+    """What the loop tells the outside: phases with a known length, and numbers of the running phase."""
+
+    def phase(self, name: str, total: int, done: int = 0) -> None:
+        """A new phase of `total` units begins, of which `done` are there already."""
+
+    def advance(self, units: int, **numbers: float) -> None:
+        """`units` more are done; numbers such as loss are shown and logged."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run did: steps, seconds, throughput in images/s, and the last losses."""
+
+    steps: int
+    seconds: float
+    images_per_second: float
+    losses: dict[str, float]
+    normals: int
+    held_out: int
+    triplets: int
+
+
+class DetectorTrainer:
+    """Trains a detector on normals.
+
+    detector: fresh, with the teacher's weights. normals: readable photos. folder: where caches, checkpoints and
+    logs go. make: a frame and a generator to a triplet. With resume, a run that was interrupted in the same folder
+    goes on where its last checkpoint was; otherwise the folder is emptied.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        detector: Detector,
+        normals: Sequence[Path],
+        folder: Path,
+        make: TripletMaker,
+        progress: Progress,
+        *,
+        device: str = "auto",
+        max_minutes: float | None = None,
+        resume: bool = False,
+    ) -> None:
+        self.config, self.detector, self.folder, self.progress = config, detector, folder, progress
+        settings = config.training
+        self.accelerator = Accelerator(
+            cpu=device == "cpu",
+            mixed_precision={"fp32": "no"}.get(settings.precision, settings.precision),
+            gradient_accumulation_steps=settings.gradient_accumulation,
+        )
+        if device == "cuda" and self.accelerator.device.type != "cuda":
+            raise ConfigError("--device cuda, but torch sees no GPU", "use --device cpu, or check `edgead doctor`")
+        self.limit = math.inf if max_minutes is None else max(10.0, 60 * max_minutes - FINISH_SECONDS)
+        self.fit, self.held = split_held_out(normals, settings.held_out, settings.seed)
+        cached = config.model.student == "shared" and settings.triplets > 0
+        self.bank = (CachedBank if cached else OnlineBank)([*self.fit], detector, config, make)
+        self.bank.device = self.accelerator.device
+        self.key = _run_key(config, normals)
+        if self.accelerator.is_main_process:
+            self._open_folder(resume)
+        self.accelerator.wait_for_everyone()
+        self.elapsed_before = 0.0
+        self.started = time.monotonic()
+        self.triplets = 0
+
+    def run(self) -> TrainingResult:
+        """Train to the end of the schedule or of the time, then measure normal pixels on held-out normals."""
+        self.detector.to(self.accelerator.device)
+        if isinstance(self.bank, CachedBank):
+            self._fill(self.bank)
+        steps, losses, speed = self._optimise()
+        self._measure_normals()
+        return TrainingResult(steps, self.elapsed(), speed, losses, len(self.fit), len(self.held), self.triplets)
+
+    def elapsed(self) -> float:
+        """Seconds spent, those before an interruption included."""
+        return self.elapsed_before + time.monotonic() - self.started
+
+    def finish(self) -> None:
+        """Remove caches and checkpoints; the logs stay."""
+        if self.accelerator.is_main_process:
+            for name in ("cache", "checkpoint.pt"):
+                _remove(self.folder / name)
+
+    def _open_folder(self, resume: bool) -> None:
+        note = self.folder / "run.json"
+        if resume and note.exists() and json.loads(note.read_text()).get("key") != self.key:
+            raise ConfigError(
+                f"{self.folder} holds a run with other settings or photos",
+                "give the same settings and photos, or leave out --resume to start over",
+            )
+        if not resume:
+            _remove(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps({"key": self.key}))
+
+    def _fill(self, bank: CachedBank) -> None:
+        """Features of normals (at most 40 % of the time), prototypes, then triplets (up to 65 %)."""
+        model = self.config.model
+        wanted = self.config.training.triplets
+        if self.accelerator.is_main_process:
+            bank.open(self.folder / "cache", wanted, self.key)
+            self.progress.phase("teacher on normals", len(self.fit), bank.normals.done)
+            done = bank.fill_normals(self.progress.advance, lambda: self.elapsed() > 0.4 * self.limit)
+            if done < len(self.fit):
+                log.warning("time allows %d of %d normals; give more minutes for the rest", done, len(self.fit))
+                bank.paths = bank.paths[:done]
+            bank.normals.done = done
+            bank.fill_memory(done)
+            self.progress.phase("teacher on synthetic defects", wanted, bank.triplets.done)
+            bank.fill_triplets(self.progress.advance, lambda: self.elapsed() > 0.65 * self.limit)
+        self.accelerator.wait_for_everyone()
+        if not self.accelerator.is_main_process:
+            bank.open(self.folder / "cache", wanted, self.key)
+            bank.fill_memory(bank.normals.done)
+        self.triplets = bank.triplets.done
+        if model.head and not self.triplets:
+            raise DataError("no time was left to make synthetic defects", "give more --max-minutes")
+
+    def _optimise(self) -> tuple[int, dict[str, float], float]:
+        settings = self.config.training
+        network = TrainedPart(self.detector)
+        parameters = [p for p in self.detector.parameters() if p.requires_grad]
+        optimiser = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
+        prepared, optimiser = self.accelerator.prepare(network, optimiser)
+        step, losses, images, began = self._resume(optimiser), {}, 0, time.monotonic()
+        saved = time.monotonic()
+        self.progress.phase("training", settings.steps, step)
+        writer = _log_writer(self.folder / "logs") if self.accelerator.is_main_process else None
+        try:
+            while step < settings.steps and self.elapsed() < self.limit:
+                for group in optimiser.param_groups:
+                    group["lr"] = settings.learning_rate * self._rate(step)
+                losses = self._step(step, prepared, optimiser, parameters)
+                step += 1
+                images += settings.batch_size * settings.gradient_accumulation * self.accelerator.num_processes
+                speed = images / (time.monotonic() - began)
+                self.progress.advance(1, images_per_second=speed, **losses)
+                if writer is not None and step % 10 == 0:
+                    for name, value in {**losses, "images_per_second": speed}.items():
+                        writer.add_scalar(name, value, step)
+                if time.monotonic() - saved > settings.checkpoint_seconds:
+                    self._save(step, optimiser)
+                    saved = time.monotonic()
+        except KeyboardInterrupt:
+            self._save(step, optimiser)
+            raise
+        finally:
+            if writer is not None:
+                writer.close()
+        self._save(step, optimiser)
+        return step, losses, images / max(1e-9, time.monotonic() - began)
+
+    def _step(self, step: int, network: Any, optimiser: Any, parameters: list[Any]) -> dict[str, float]:
+        settings = self.config.training
+        network.train()
+        # noise depends on seed and step alone, so that a resumed run goes on as if nothing had happened
+        torch.manual_seed(settings.seed * 1_000_003 + step)
+        total: dict[str, float] = {}
+        for part in range(settings.gradient_accumulation):
+            batch = self._batch(step * settings.gradient_accumulation + part)
+            weights = _loss_weights(self.config, self._progress_of(step))
+            with self.accelerator.accumulate(network), self.accelerator.autocast():
+                losses = network(batch, settings.focal_gamma)
+                loss = sum(weight * losses[name] for name, weight in weights.items() if name in losses)
+                if not torch.isfinite(loss):
+                    raise EdgeAdError(
+                        f"the loss is {loss.item()} at step {step}",
+                        f"lower training.learning_rate; the last good checkpoint is in {self.folder}",
+                    )
+                self.accelerator.backward(loss)
+                if self.accelerator.sync_gradients:
+                    self.accelerator.clip_grad_norm_(parameters, settings.gradient_clip)
+                optimiser.step()
+                optimiser.zero_grad()
+            total = {"loss": float(loss.detach()), **{name: float(v.detach()) for name, v in losses.items()}}
+        return total
+
+    def _batch(self, draw: int) -> Batch:
+        """Batch number `draw` of this process: a slice of the whole batch, which the seed alone determines."""
+        settings = self.config.training
+        world, size = self.accelerator.num_processes, settings.batch_size
+        rng = np.random.default_rng([settings.seed, 1, draw])
+        whole = size * world
+        defective = np.arange(whole) % size < round(size * (1 - self.config.synthesis.normal_share))
+        pool = self.triplets if isinstance(self.bank, CachedBank) else 2**31 - 1
+        triplets = rng.integers(0, max(1, pool), whole)
+        normals = rng.integers(0, len(self.bank.paths), whole)
+        indices = np.where(defective, triplets, normals)
+        mine = slice(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
+        return self.bank.batch(indices[mine].tolist(), defective[mine].tolist())
+
+    def _progress_of(self, step: int) -> float:
+        """Share of the schedule that is over, 0..1: by steps or by time, whichever is further."""
+        training = self.elapsed() / self.limit if math.isfinite(self.limit) else 0.0
+        return min(1.0, max(step / self.config.training.steps, training))
+
+    def _rate(self, step: int) -> float:
+        settings = self.config.training
+        warm = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+        done = self._progress_of(step)
+        if settings.schedule == "step":
+            return warm * (0.1 if done >= 0.8 else 1.0)
+        return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+
+    def _save(self, step: int, optimiser: Any) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        trained = {n: p for n, p in self.detector.state_dict().items() if not n.startswith("teacher.")}
+        state = {"step": step, "elapsed": self.elapsed(), "model": trained, "optimiser": optimiser.state_dict()}
+        temporary = self.folder / "checkpoint.tmp"
+        try:
+            torch.save(state, temporary)
+            temporary.replace(self.folder / "checkpoint.pt")
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            temporary.unlink(missing_ok=True)
+            raise DataError(
+                f"can't write the checkpoint in {self.folder}: {error}",
+                "free some disk space, then go on with --resume",
+            ) from error
+
+    def _resume(self, optimiser: Any) -> int:
+        path = self.folder / "checkpoint.pt"
+        if not path.exists():
+            return 0
+        try:
+            state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+            self.detector.load_state_dict(state["model"], strict=False)
+            optimiser.load_state_dict(state["optimiser"])
+        except Exception as error:  # torch.load raises many kinds for a damaged file
+            log.warning("the checkpoint %s is damaged (%s); training starts at step 0", path, error)
+            return 0
+        self.elapsed_before = state["elapsed"]
+        return int(state["step"])
+
+    @torch.inference_mode()
+    def _measure_normals(self) -> None:
+        """Middle and spread of maps and logits on held-out normals, so that both weigh alike in pixel_scores."""
+        detector = self.detector.eval()
+        detector.normal_range.copy_(torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
+        self.progress.phase("held-out normals", len(self.held))
+        values: list[list[torch.Tensor]] = [[], []]
+        for path in self.held[:64]:
+            image = self.bank.read(path)
+            features = self.bank.teach([image])
+            images = torch.from_numpy(image)[None].to(self.accelerator.device)
+            _, maps, logits = detector.difference(images, features)
+            values[0].append((detector.map_y @ maps.mean(1) @ detector.map_x.T).flatten())
+            if logits is not None:
+                values[1].append((detector.head_y @ logits @ detector.head_x.T).flatten())
+            self.progress.advance(1)
+        for row, parts in enumerate(values):
+            if parts:
+                pixels = torch.cat(parts).float().cpu().numpy()
+                middle, high = np.quantile(pixels, [0.5, 0.995])
+                detector.normal_range[row] = torch.tensor([middle, max(float(high - middle), 1e-6)])
+
+
+class TrainedPart(torch.nn.Module):
+    """Student and head as one module that returns losses: what Accelerate wraps for several processes."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.student, self.head = detector.student, detector.head
+        self._detector = [detector]  # in a list: the frozen teacher is no part of what is synchronised
+
+    def forward(self, batch: Batch, gamma: float) -> dict[str, torch.Tensor]:
+        """Unweighted losses by name: cosine, and with a head focal and l1."""
+        detector = self._detector[0]
+        student, _, logits = detector.difference(batch.images, batch.corrupt, batch.recalled)
+        losses = {"cosine": cosine_loss(batch.clean, student)}
+        if logits is not None:
+            losses["focal"] = focal_loss(logits.float(), batch.masks, gamma)
+            losses["l1"] = l1_loss(logits.float(), batch.masks)
+        return losses
+
+
+def split_held_out(normals: Sequence[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:
+    """Normals to train on, and those kept for the first threshold: at least 4, at most half."""
+    if len(normals) < 2:
+        raise DataError(f"{len(normals)} usable photo(s) of good parts", "give at least 2, better 50 or more")
+    order = np.random.default_rng(seed).permutation(len(normals))
+    count = min(len(normals) // 2, max(4, round(share * len(normals))))
+    shuffled = [normals[i] for i in order]
+    return shuffled[count:], shuffled[:count]
+
+
+def _loss_weights(config: Config, progress: float) -> dict[str, float]:
+    settings = config.training
+    weights = {"cosine": settings.cosine_weight, "focal": settings.focal_weight, "l1": settings.l1_weight}
+    if not settings.two_phase:
+        return weights
+    first = progress < 0.5
+    return {name: weight * ((name == "cosine") == first) for name, weight in weights.items()}
+
+
+def _run_key(config: Config, normals: Sequence[Path]) -> str:
+    """What a resumed run must share with the first: all settings but the time, and the photos."""
+    photos = [(str(path), path.stat().st_size) for path in normals]
+    text = json.dumps([config.to_dict(), photos], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _log_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (optional)
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,138 @@
+"""From folders of photos and settings to a trained detector: everything around the loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save as to_safetensors
+
+from edge_ad.artifact import Manifest, Preprocessing
+from edge_ad.config import Config
+from edge_ad.data.samples import scan
+from edge_ad.errors import DataError
+from edge_ad.model.detector import Detector
+from edge_ad.model.teacher import fit_image_size
+from edge_ad.model.weights import find_weights
+from edge_ad.synthesis.defects import AnomalyImages, Triplet, make_triplet
+from edge_ad.synthesis.foreground import find_foreground
+from edge_ad.synthesis.sources import build_sources
+from edge_ad.training.bank import Array, TripletMaker, readable, shrunk_frame
+from edge_ad.training.detector import DetectorTrainer, Progress
+
+log = logging.getLogger("edge_ad.training")
+
+
+@dataclass(frozen=True)
+class TrainedDetector:
+    """A trained detector and what its artifact's manifest says; held_out: the normals training didn't see.
+    clean_up removes caches and checkpoints once the artifact is on disk."""
+
+    detector: Detector
+    manifest: Manifest
+    held_out: list[Path]
+    clean_up: Callable[[], None]
+
+    def weights(self) -> bytes:
+        """All weights, the teacher's included, as safetensors."""
+        state = {name: value.detach().cpu().contiguous() for name, value in self.detector.state_dict().items()}
+        return to_safetensors(state, metadata={"format": "pt"})
+
+
+def work_folder(out: Path) -> Path:
+    """Where a run keeps caches, checkpoints and logs: beside the artifact, never inside it."""
+    return out.with_name(out.name + ".training")
+
+
+def train_detector(
+    config: Config,
+    folders: Sequence[Path],
+    out: Path,
+    progress: Progress,
+    *,
+    generated: AnomalyImages | None = None,
+    device: str = "auto",
+    max_minutes: float | None = None,
+    weights: str | None = None,
+    resume: bool = False,
+) -> TrainedDetector:
+    """Read the folders, train, and describe the result.
+
+    generated: the diffusion model's images, where the settings name `ddpm` as a source of defects.
+    Raises DataError when the folders hold no usable normals, ConfigError for settings that can't be, and what
+    find_weights raises.
+    """
+    began = time.monotonic()
+    torch.manual_seed(config.training.seed)
+    samples = [sample for folder in folders for sample in scan(folder).train]
+    normals, sizes, skipped = readable([sample.path for sample in samples])
+    for problem in skipped:
+        log.warning("skipped: %s", problem)
+    if not normals:
+        raise DataError(
+            f"no usable photos of good parts in {', '.join(map(str, folders))}",
+            "`edgead check FOLDER` says what was found there",
+        )
+    image_size = fit_image_size(config.model, median_size(sizes))
+    state, record = find_weights(config.model.teacher, weights, config.training.seed)
+    if record.source == "random":
+        log.warning("the teacher has RANDOM weights: good for tests, useless for inspection")
+    detector = Detector(config.model, image_size, state)
+    spent = (time.monotonic() - began) / 60
+    trainer = DetectorTrainer(
+        config,
+        detector,
+        normals,
+        work_folder(out),
+        triplet_maker(config, normals, generated),
+        progress,
+        device=device,
+        max_minutes=None if max_minutes is None else max_minutes - spent,
+        resume=resume,
+    )
+    result = trainer.run()
+    manifest = Manifest(
+        name=out.name,
+        config=config.to_dict(),
+        preprocessing=Preprocessing(image_size, config.model.mean, config.model.std),
+        classes=tuple(sorted({sample.category for sample in samples})),
+        teacher=dataclasses.asdict(record),
+        training={**dataclasses.asdict(result), "seed": config.training.seed, "skipped": len(skipped)},
+    )
+    return TrainedDetector(detector.eval().cpu(), manifest, trainer.held, trainer.finish)
+
+
+def triplet_maker(config: Config, normals: Sequence[Path], generated: AnomalyImages | None = None) -> TripletMaker:
+    """Draws a triplet on a frame, from the sources that the settings name."""
+    sources = build_sources(config.synthesis, LazyFrames(normals), generated=generated)
+
+    def make(frame: Array, rng: np.random.Generator) -> Triplet:
+        inside = find_foreground(frame) if config.synthesis.foreground else None
+        return make_triplet(frame, rng, sources, inside=inside)
+
+    return make
+
+
+class LazyFrames(Sequence[Array]):
+    """Photos that are read when they are asked for."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Array:  # type: ignore[override]  # no slices are asked for
+        return shrunk_frame(self.paths[index])
+
+
+def median_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Median (H, W) of photos' sizes."""
+    height, width = np.median(np.array(sizes), axis=0)
+    return round(float(height)), round(float(width))
