@@ -44,6 +44,7 @@ class ModelConfig:
     student_pretrained: bool = True  # separate only: start from the teacher's weights
     decoder: Literal["memory", "transformer", "none"] = "memory"
     prototypes: int = 2048  # memory decoder: normal features that it attends to
+    decoder_channels: int = 256  # memory decoder: width of its refinement
     decoder_depth: int = 2  # blocks after the memory, or of the transformer decoder
     bottleneck_dropout: float = 0.2  # noise on what the decoder reads
     head: bool = True
@@ -116,7 +117,7 @@ class SynthesisConfig:
 class TrainingConfig:
     """Optimiser, schedule, losses."""
 
-    steps: int = 1500
+    steps: int = 400
     batch_size: int = 8
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
@@ -130,7 +131,7 @@ class TrainingConfig:
     gradient_clip: float = 1.0
     gradient_accumulation: int = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    triplets: int = 384  # synthetic images whose teacher features are computed once; 0: new ones in each step
+    triplets: int = 320  # synthetic images whose teacher features are computed once; 0: new ones in each step
     held_out: float = 0.1  # share of the normals kept for the first threshold
     checkpoint_seconds: float = 45.0
     seed: int = 0
@@ -298,6 +299,7 @@ _NANO = Config(
         tokens=196,
         taps=(2, 3, 4, 5, 6, 7),
         prototypes=1024,
+        decoder_channels=128,
         decoder_depth=1,
         head_channels=32,
     ),

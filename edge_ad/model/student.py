@@ -31,10 +31,11 @@ class MemoryDecoder(nn.Module):
         self.register_buffer("prototypes", torch.zeros(config.prototypes, width))
         self.register_buffer("sharpness", torch.tensor(40.0))
         self.noise = nn.Dropout(config.bottleneck_dropout)
-        self.squeeze = nn.Linear(width, channels // 4)
-        self.mix = nn.Linear(width + channels // 4, channels)
-        self.blocks = nn.ModuleList(ConvBlock(channels) for _ in range(config.decoder_depth))
-        self.expand = nn.Linear(channels, width)
+        inner = config.decoder_channels
+        self.squeeze = nn.Linear(width, inner // 4)
+        self.mix = nn.Linear(width + inner // 4, inner)
+        self.blocks = nn.ModuleList(ConvBlock(inner) for _ in range(config.decoder_depth))
+        self.expand = nn.Linear(inner, width)
         nn.init.zeros_(self.expand.weight)
         nn.init.zeros_(self.expand.bias)
 

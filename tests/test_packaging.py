@@ -1,0 +1,64 @@
+"""The device runtime stays small: what `edgead run` imports needs no torch and no training packages."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "timm", "diffusers", "accelerate", "onnx", "PIL", "scipy", "sklearn", "skimage", "triton")
+TORCH_FREE = (
+    "edge_ad",
+    "edge_ad.artifact",
+    "edge_ad.config",
+    "edge_ad.metrics",
+    "edge_ad.kernels",
+    "edge_ad.data.images",
+    "edge_ad.data.samples",
+    "edge_ad.runtime.backends",
+    "edge_ad.runtime.predictor",
+    "edge_ad.runtime.store",
+    "edge_ad.calibrate.calibration",
+    "edge_ad.cli",
+)
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_runtime_imports_nothing_heavy(module):
+    blocked = f"import sys\nfor name in {HEAVY!r}: sys.modules[name] = None\nimport {module}"
+    done = python(blocked)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        f"import sys\nfor name in {(*HEAVY, 'numpy', 'cv2', 'onnxruntime')!r}: sys.modules[name] = None\n"
+        "from edge_ad.cli import main\nmain(['--help'])"
+    )
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+    assert "calibrate" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [(["--version"], 0, "edgead"), (["nope"], 2, "nope"), (["train"], 2, "Missing"), ([], 2, "")],
+)
+def test_exit_codes(arguments, code, says):
+    done = python(f"from edge_ad.cli import main; main({arguments!r})")
+    assert done.returncode == code, done.stderr
+    assert says in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_errors_are_one_line_and_a_hint(tmp_path):
+    done = python(f"from edge_ad.cli import main; main(['train', '{tmp_path}', '--out', '{tmp_path}/a'])")
+    assert done.returncode == 1
+    assert "error:" in done.stderr
+    assert "hint:" in done.stderr
+    assert "Traceback" not in done.stderr
+    debug = python(f"from edge_ad.cli import main; main(['--debug', 'train', '{tmp_path}', '--out', '{tmp_path}/a'])")
+    assert "Traceback" in debug.stderr
