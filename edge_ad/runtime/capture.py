@@ -159,7 +159,7 @@ class Capture(threading.Thread):
         sample = np.ascontiguousarray(picture.frame[::16, ::16])
         if self.settings.black_level and float(sample.mean()) < self.settings.black_level:
             return "black", f"{self.source.name} sends a black picture (brightness {sample.mean():.1f} of 255)"
-        signature = zlib.crc32(sample)
+        signature = zlib.crc32(sample.data)
         if signature != self._signature:
             self._signature, self._same_since = signature, picture.captured_ns
         still_s = (picture.captured_ns - self._same_since) / 1e9

@@ -37,7 +37,7 @@ class FrameFixer:
             frame = _rotated(frame, self.settings.rotate % 360)
         if self.settings.roi:
             x, y, width, height = self.settings.roi
-            inside = 0 <= x and 0 <= y and 0 < width and 0 < height
+            inside = x >= 0 and y >= 0 and width > 0 and height > 0
             if not inside or x + width > frame.shape[1] or y + height > frame.shape[0]:
                 raise ConfigError(
                     f"frame.roi = {self.settings.roi} is not inside the {frame.shape[1]} x {frame.shape[0]} picture",
@@ -76,7 +76,7 @@ def stitch(maps: Array, tiles: list[Tile], height: int, width: int) -> Array:
         left = min(round(x * scale_x), total.shape[1] - map_w)
         total[top : top + map_h, left : left + map_w] += tile_map * weight
         weights[top : top + map_h, left : left + map_w] += weight
-    return total / np.maximum(weights, 1e-6)
+    return np.asarray(total / np.maximum(weights, 1e-6), np.float32)
 
 
 def _starts(side: int, tile: int, overlap: float) -> list[int]:

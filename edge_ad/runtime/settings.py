@@ -133,7 +133,7 @@ class RegionSettings:
     """A part of the picture with a rule of its own."""
 
     name: str = _setting("", "shown in the reason")
-    box: tuple[int, int, int, int] = _setting((0, 0, 0, 0), "x, y, width, height in pixels of the camera's frame")
+    box: tuple[int, int, int, int] = _setting((0, 0, 0, 0), "x, y, width, height in pixels of the inspected picture")
     threshold: float | None = _setting(None, "image threshold inside the box; absent: the artifact's")
     ignore: bool = _setting(False, "nothing inside the box counts")
 
@@ -150,7 +150,7 @@ class PolicySettings:
     hysteresis: float = _setting(
         0.0, "after NG, the threshold is lower by this share until a score falls below it (endless material)"
     )
-    min_area: int = _setting(0, "NG needs a defect of at least this many frame pixels")
+    min_area: int = _setting(0, "NG needs a defect of at least this many pixels of the inspected picture")
     frames: int = _setting(1, "frames of one part that are judged together")
     votes: int = _setting(1, "NG frames among them that make the part NG; fewer but some: UNSURE")
     deadline_ms: float = _setting(0.0, "the verdict is due this long after the frame was taken; 0: no deadline")

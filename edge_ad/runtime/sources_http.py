@@ -153,7 +153,7 @@ class _Pushed:
     """A response with some bytes put back in front."""
 
     def __init__(self, response: Any, data: bytes) -> None:
-        self._response = response._response if isinstance(response, _Pushed) else response
+        self._response: Any = response._response if isinstance(response, _Pushed) else response
         self._data = data
 
     def readline(self, limit: int) -> bytes:

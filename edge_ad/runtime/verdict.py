@@ -16,7 +16,10 @@ DECISIONS: tuple[Decision, ...] = get_args(Decision)
 
 @dataclass(frozen=True)
 class DefectBox:
-    """A connected region above the pixel threshold, in pixels of the camera's frame."""
+    """A connected region above the pixel threshold.
+
+    In pixels of the inspected picture: the camera's frame, unless the settings straighten or cut it.
+    """
 
     x: int
     y: int
@@ -39,7 +42,7 @@ class Verdict:
     decision: OK, NG, UNSURE (near the threshold, or votes disagree) or ERROR (no score could be made)
     score: image score, unbounded, higher is more anomalous; None for ERROR
     threshold: the image threshold in force; None where there is none
-    boxes: defects found, largest peak first; area: their total area, frame pixels
+    boxes: defects found, largest peak first; area: their total area, in pixels of the inspected picture
     reason: one sentence for a person
     latency_ms: milliseconds by stage; `total` runs from capture to decision
     artifact: first 16 characters of the hash of the artifact's manifest

@@ -1,0 +1,209 @@
+"""`edgead run`: inspect a camera, video or folder and record every verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from edge_ad.errors import ConfigError
+
+if TYPE_CHECKING:
+    from edge_ad.runtime.inspector import Inspector, Summary
+    from edge_ad.runtime.settings import RunSettings
+    from edge_ad.runtime.sinks import Sink
+    from edge_ad.runtime.sinks_files import PreviewSink
+
+console = Console(stderr=True, highlight=False)
+
+
+def command(
+    artifact: str = typer.Argument("", help="Folder that `edgead train` wrote."),
+    source: str = typer.Option(
+        "", "--source", help="Video, image, folder, watch://FOLDER, URL, GStreamer pipeline, -."
+    ),
+    camera: str = typer.Option("", "--camera", help="Camera number or device, or csi://0."),
+    out: str = typer.Option("", "--out", help="Folder for verdicts, pictures and logs.  [default: edgead-run]"),
+    settings: str = typer.Option("", "--settings", help="TOML file with everything else."),
+    headless: bool = typer.Option(False, "--headless", help="Open no window."),
+    frames: int | None = typer.Option(None, "--frames", min=1, help="Stop after so many inspected frames."),
+    json_lines: bool = typer.Option(False, "--json", help="Print one JSON line a verdict."),
+    video: str = typer.Option("", "--video", help="Write an annotated video (.mp4, .avi)."),
+    backend: str = typer.Option("", "--backend", help="auto, onnxruntime, openvino or tensorrt."),
+    precision: str = typer.Option("", "--precision", help="auto, fp32, fp16 or int8."),
+    threads: int | None = typer.Option(None, "--threads", min=1, help="CPU threads for the graph."),
+    threshold: float | None = typer.Option(None, "--threshold", help="Image threshold instead of the artifact's."),
+    no_images: bool = typer.Option(False, "--no-images", help="Keep no pictures."),
+    keep_trying: bool = typer.Option(False, "--keep-trying", help="Wait for a camera that isn't there yet."),
+    example_settings: bool = typer.Option(False, "--example-settings", help="Print a settings file, explained."),
+    service: bool = typer.Option(False, "--service", help="Install a systemd service that runs this, and stop."),
+    user_service: bool = typer.Option(False, "--user", help="With --service: for this user, without root."),
+) -> None:
+    """Inspect a camera, video or folder and record every verdict.
+
+    Verdicts go to OUT/verdicts.sqlite, pictures of rejects to OUT/images. Ctrl-C ends the run with everything
+    written. Exit code 0 means that the run was good, whatever the verdicts say.
+    """
+    from edge_ad.runtime.settings import example_toml
+
+    if example_settings:
+        return typer.echo(example_toml(), nl=False)
+    given = {
+        "artifact": artifact, "source": source, "camera": camera, "out": out, "video": video, "backend": backend,
+        "precision": precision, "threads": threads, "threshold": threshold, "no_images": no_images,
+    }  # fmt: skip
+    chosen = choose_settings(Path(settings) if settings else None, given)
+    if service:
+        return _install_service(chosen, Path(settings) if settings else None, given, user_service)
+    _run(chosen, frames=frames, json_lines=json_lines, headless=headless, keep_trying=keep_trying)
+    return None
+
+
+def choose_settings(path: Path | None, given: dict[str, Any]) -> RunSettings:
+    """The settings file, with what was given on the command line put over it."""
+    from edge_ad.runtime.settings import RunSettings, read_settings
+
+    chosen = read_settings(path) if path else RunSettings()
+    if given["source"] and given["camera"]:
+        raise ConfigError("both --camera and --source were given", "give one")
+    address = given["source"] or given["camera"]
+    stations = list(chosen.station)
+    if address or given["threshold"] is not None:
+        if len(stations) > 1:
+            raise ConfigError(f"the settings have {len(stations)} stations", "set their sources and thresholds there")
+        first = stations[0]
+        if address:
+            first = dataclasses.replace(first, source=dataclasses.replace(first.source, address=address))
+        if given["threshold"] is not None:
+            policy = dataclasses.replace(first.policy, threshold=given["threshold"])
+            first = dataclasses.replace(first, policy=policy)
+        stations = [first]
+    engine = {name: given[name] for name in ("backend", "precision", "threads") if given[name]}
+    changes: dict[str, Any] = {name: given[name] for name in ("artifact", "out") if given[name]}
+    changes["station"] = tuple(stations)
+    changes["engine"] = dataclasses.replace(chosen.engine, **engine)
+    if given["video"]:
+        changes["video"] = dataclasses.replace(chosen.video, path=given["video"])
+    if given["no_images"]:
+        changes["images"] = dataclasses.replace(chosen.images, enabled=False)
+    return dataclasses.replace(chosen, **changes)
+
+
+def _run(settings: RunSettings, *, frames: int | None, json_lines: bool, headless: bool, keep_trying: bool) -> None:
+    from edge_ad.runtime.inspector import Inspector
+    from edge_ad.runtime.service import Watchdog
+
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
+    )
+    preview = None if headless else _preview()
+    sinks = _sinks(settings, json_lines)
+    inspector = Inspector(settings, [*sinks, *([preview] if preview else [])], frames=frames, keep_trying=keep_trying)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: inspector.stop())
+    watchdog = Watchdog()
+    progress = _Progress(enabled=console.is_terminal and not json_lines)
+
+    def on_tick(running: Inspector) -> None:
+        watchdog.beat(running)
+        progress.show(running)
+        if preview and not preview.show():
+            running.stop()
+
+    watchdog.ready()
+    try:
+        summary = inspector.run(on_tick)
+    finally:
+        watchdog.stopping()
+        progress.clear()
+    _report(summary, settings)
+
+
+def _sinks(settings: RunSettings, json_lines: bool) -> list[Sink]:
+    from edge_ad.runtime.sinks_files import ImageSink, JsonLinesSink, VideoSink
+
+    out = Path(settings.out)
+    sinks: list[Sink] = [JsonLinesSink(sys.stdout)] if json_lines else []
+    if settings.images.enabled:
+        sinks.append(ImageSink(out / "images", settings.images))
+    if settings.video.path:
+        sinks.append(VideoSink(settings.video))
+    return sinks
+
+
+def _preview() -> PreviewSink | None:
+    from edge_ad.runtime.sinks_files import PreviewSink, can_show_windows
+
+    if can_show_windows():
+        return PreviewSink("edgead run (q ends it)")
+    console.print("no window: there is no display, or this OpenCV is built without windows; going on headless")
+    return None
+
+
+class _Progress:
+    """One line that is written over while the run goes on."""
+
+    def __init__(self, enabled: bool) -> None:
+        self._status = console.status("starting") if enabled else None
+        self._count = 0
+        if self._status:
+            self._status.start()
+
+    def show(self, inspector: Inspector) -> None:
+        self._count += 1
+        if self._status and self._count % 3 == 0:
+            now = inspector.summary()
+            problems = "; ".join(f"{what}: {why}" for what, why in inspector.problems().items())
+            rate = now.inspected / max(now.seconds, 1e-3)
+            counts = "  ".join(f"{name} {count}" for name, count in now.decisions.items())
+            self._status.update(f"{counts}  dropped {now.dropped}  {rate:.1f}/s  {problems}")
+
+    def clear(self) -> None:
+        if self._status:
+            self._status.stop()
+
+
+def _report(summary: Summary, settings: RunSettings) -> None:
+    """The end of a run, on stderr."""
+    counts = ", ".join(f"{count} {name}" for name, count in summary.decisions.items() if count) or "none"
+    console.print(
+        f"verdicts: {counts}; stored {summary.stored}"
+        + (f", [bold red]not stored {summary.unstored}[/]" if summary.unstored else "")
+        + f"; {summary.seen} frames seen, {summary.dropped} dropped, {summary.reconnects} reconnects, "
+        f"{summary.seconds:.1f} s"
+    )
+    for station, stages in summary.latency_ms.items():
+        table = Table("stage", "p50", "p95", "p99", "max", title=f"{station}: latency in ms", title_justify="left")
+        for stage, row in stages.items():
+            table.add_row(stage, *(f"{row[name]:.2f}" for name in ("p50", "p95", "p99", "max")))
+        if stages:
+            console.print(table)
+    for sink in summary.sinks:
+        if sink.dropped or sink.last_error:
+            console.print(f"sink {sink.name}: {sink.delivered} delivered, {sink.dropped} dropped. {sink.last_error}")
+    console.print(f"written to {settings.out}")
+
+
+def _install_service(settings: RunSettings, path: Path | None, given: dict[str, Any], user: bool) -> None:
+    from edge_ad.runtime.service import install
+
+    if path is None and not settings.artifact:
+        raise ConfigError("--service needs an artifact or --settings", "edgead run --service --settings line.toml")
+    options = [
+        f"--{name.replace('_', '-')}={value}"
+        for name, value in given.items()
+        if value not in ("", None, False, True) and name != "artifact"
+    ]
+    options += ["--no-images"] if given["no_images"] else []
+    options += [f"--settings={path.absolute()}"] if path else []
+    arguments = [str(Path(given["artifact"]).absolute())] if given["artifact"] else []
+    for line in install(arguments + options, Path(settings.out), user=user):
+        console.print(line, soft_wrap=True)

@@ -1,0 +1,263 @@
+"""Sinks that write files: JSON lines, pictures of rejects and sampled accepts, one annotated video, a preview."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import cv2
+import numpy as np
+
+from edge_ad.errors import ConfigError
+from edge_ad.runtime.settings import ImagesSettings, VideoSettings
+from edge_ad.runtime.sinks import Delivery, Frame, PixelScores
+from edge_ad.runtime.verdict import Verdict
+
+CLEAN_EVERY = 50  # pictures between two looks at the folder's size
+
+
+class JsonLinesSink:
+    """One line of JSON a verdict, on a stream or at the end of a file; a line means that the verdict is stored."""
+
+    delivery: Delivery = "stored"
+
+    def __init__(self, target: TextIO | str | Path, name: str = "json") -> None:
+        self.name = name
+        self._target = target
+        self._stream: TextIO | None = None
+
+    def open(self) -> None:
+        """Open the file; a half line left by a crash is ended first."""
+        if not isinstance(self._target, (str, Path)):
+            self._stream = self._target
+            return
+        path = Path(self._target)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._stream = path.open("a+", encoding="utf-8")
+        if path.stat().st_size:
+            with path.open("rb") as file:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    self._stream.write("\n")
+
+    def write(self, verdict: Verdict, frame: Frame | None, pixel_scores: PixelScores | None) -> None:
+        """Write and flush the line."""
+        assert self._stream is not None
+        self._stream.write(verdict.to_json() + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Close the file (a stream that was given stays open)."""
+        if self._stream is not None and isinstance(self._target, (str, Path)):
+            self._stream.close()
+        self._stream = None
+
+
+class ImageSink:
+    """Pictures of rejects and of a sample of accepts: FOLDER/<day>/<id>.jpg, .overlay.jpg and .npy.
+
+    Files appear whole or not at all. The folder is kept below its size and age; the oldest go first.
+    """
+
+    delivery: Delivery = "stored"
+
+    def __init__(self, folder: str | Path, settings: ImagesSettings | None = None, name: str = "images") -> None:
+        self.name, self.folder = name, Path(folder)
+        self.settings = settings or ImagesSettings()
+        self._accepts = self._written = 0
+
+    def open(self) -> None:
+        """Create the folder; remove what a crash left half-written."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for left in self.folder.rglob(".tmp-*"):
+            left.unlink(missing_ok=True)
+
+    def write(self, verdict: Verdict, frame: Frame | None, pixel_scores: PixelScores | None) -> None:
+        """Write the pictures of this verdict, when it is one to keep."""
+        if frame is None or not self._wanted(verdict):
+            return
+        day = self.folder / verdict.time.strftime("%Y-%m-%d")
+        day.mkdir(exist_ok=True)
+        _write_image(day / f"{verdict.id}.jpg", frame, 92)
+        if self.settings.overlay:
+            _write_image(day / f"{verdict.id}.overlay.jpg", annotated(frame, verdict, pixel_scores), 85)
+        if self.settings.scores and pixel_scores is not None:
+            temporary = day / f".tmp-{verdict.id}.npy"
+            with temporary.open("wb") as file:
+                np.save(file, pixel_scores, allow_pickle=False)
+            temporary.replace(day / f"{verdict.id}.npy")
+        self._written += 1
+        if self._written % CLEAN_EVERY == 0:
+            self.clean()
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def clean(self) -> int:
+        """Remove files that are too old or too many; returns how many."""
+        found = []
+        for path in self.folder.rglob("*"):
+            if path.is_file() and not path.name.startswith("."):
+                status = path.stat()
+                found.append((status.st_mtime, path.name, status.st_size, path))
+        found.sort()
+        total = sum(size for _, _, size, _ in found)
+        oldest = time.time() - self.settings.days * 86400 if self.settings.days else float("-inf")
+        limit = self.settings.max_mb * 1e6 if self.settings.max_mb else float("inf")
+        removed = 0
+        for changed, _, size, path in found:
+            if changed >= oldest and total <= limit:
+                break
+            path.unlink(missing_ok=True)
+            total -= size
+            removed += 1
+        return removed
+
+    def _wanted(self, verdict: Verdict) -> bool:
+        if verdict.decision != "OK":
+            return True
+        self._accepts += 1
+        every = self.settings.accepts_every
+        return every > 0 and (self._accepts - 1) % every == 0
+
+
+class VideoSink:
+    """One annotated video: every inspected picture with heat map, boxes and decision."""
+
+    delivery: Delivery = "now"
+
+    def __init__(self, settings: VideoSettings, name: str = "video") -> None:
+        self.name, self.settings, self.path = name, settings, Path(settings.path)
+        if self.path.suffix.lower() not in (".mp4", ".avi"):
+            raise ConfigError(f"video.path = {settings.path!r}", "let it end in .mp4 or .avi")
+        self._writer: Any = None
+        self._size = (0, 0)
+        self._part = 0
+
+    def open(self) -> None:
+        """The file is opened with the first picture, whose shape decides the video's."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(self, verdict: Verdict, frame: Frame | None, pixel_scores: PixelScores | None) -> None:
+        """Add a picture; a verdict without one adds none."""
+        if frame is None:
+            return
+        picture = annotated(frame, verdict, pixel_scores, height=self.settings.height)
+        if self._writer is None:
+            self._start(picture.shape[1] // 2 * 2, picture.shape[0] // 2 * 2)
+        if (picture.shape[1], picture.shape[0]) != self._size:
+            picture = _letterboxed(picture, self._size)
+        self._writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+
+    def close(self) -> None:
+        """Finish the file; without this an .mp4 can't be played."""
+        if self._writer is not None:
+            self._writer.release()
+            self._writer = None
+
+    def _start(self, width: int, height: int) -> None:
+        path = self.path if not self._part else self.path.with_stem(f"{self.path.stem}-{self._part}")
+        self._part += 1  # a second start after a failure must not overwrite the first part
+        code = "mp4v" if path.suffix.lower() == ".mp4" else "MJPG"
+        fourcc = cv2.VideoWriter.fourcc(*code)
+        self._writer = cv2.VideoWriter(str(path), fourcc, self.settings.fps, (width, height))
+        if not self._writer.isOpened():
+            self._writer = None
+            raise OSError(f"OpenCV can't write {path}")
+        self._size = (width, height)
+
+
+class PreviewSink:
+    """Keeps the latest picture for a window, which must be drawn by the main thread: call `show` there."""
+
+    delivery: Delivery = "now"
+
+    def __init__(self, title: str) -> None:
+        self.name, self.title = "window", title
+        self._latest: tuple[Verdict, Frame, PixelScores | None] | None = None
+
+    def open(self) -> None:
+        """Nothing to do here."""
+
+    def write(self, verdict: Verdict, frame: Frame | None, pixel_scores: PixelScores | None) -> None:
+        """Keep it."""
+        if frame is not None:
+            self._latest = (verdict, frame, pixel_scores)
+
+    def close(self) -> None:
+        """The window closes with the process."""
+
+    def show(self) -> bool:
+        """Draw the latest picture; False when the user pressed q or Escape. cv2.error: no window can be had."""
+        latest, self._latest = self._latest, None
+        if latest:
+            verdict, frame, scores = latest
+            picture = annotated(frame, verdict, scores, height=720)
+            cv2.imshow(self.title, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
+
+
+def can_show_windows() -> bool:
+    """Whether this OpenCV has windows and there is a display to put them on."""
+    if not os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY"):
+        return False
+    gui = [line for line in cv2.getBuildInformation().splitlines() if line.strip().startswith("GUI:")]
+    return bool(gui) and "NONE" not in gui[0]
+
+
+COLOURS = {"OK": (40, 170, 80), "NG": (220, 50, 40), "UNSURE": (230, 160, 20), "ERROR": (130, 130, 130)}
+
+
+def annotated(
+    frame: Frame, verdict: Verdict, pixel_scores: PixelScores | None, *, height: int | None = None
+) -> Frame:
+    """The picture with heat map, boxes and a line of text; uint8 [h, w, 3] RGB, scaled to `height` if given."""
+    scale = 1.0 if height is None else height / frame.shape[0]
+    size = (max(round(frame.shape[1] * scale), 2), max(round(frame.shape[0] * scale), 2))
+    picture = cv2.resize(frame, size, interpolation=cv2.INTER_AREA) if size[1] != frame.shape[0] else frame.copy()
+    if pixel_scores is not None and verdict.decision != "OK":
+        low = float(np.median(pixel_scores))
+        high = max(float(pixel_scores.max()), low + 1e-9)
+        heat = np.clip((pixel_scores - low) / (high - low) * 255, 0, 255).astype(np.uint8)
+        heat = cv2.resize(heat, size, interpolation=cv2.INTER_LINEAR)
+        colours = cv2.cvtColor(cv2.applyColorMap(heat, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+        weight = (heat.astype(np.float32) / 255 * 0.6)[..., None]
+        picture = (picture * (1 - weight) + colours * weight).astype(np.uint8)
+    colour = COLOURS[verdict.decision]
+    line = max(size[1] // 240, 1)
+    for box in verdict.boxes:
+        corner = (round(box.x * scale), round(box.y * scale))
+        end = (round((box.x + box.width) * scale), round((box.y + box.height) * scale))
+        cv2.rectangle(picture, corner, end, colour, line)
+    bar = max(size[1] // 16, 14)
+    cv2.rectangle(picture, (0, 0), (size[0], bar), colour, -1)
+    text = verdict.decision if verdict.score is None else f"{verdict.decision}  {verdict.score:.3g}"
+    cv2.putText(picture, text, (4, bar - bar // 4), cv2.FONT_HERSHEY_SIMPLEX, bar / 32, (255, 255, 255), line)
+    return np.asarray(picture, np.uint8)
+
+
+def _letterboxed(picture: Frame, size: tuple[int, int]) -> Frame:
+    """The picture scaled to fit (width, height), on black: a video has one size."""
+    width, height = size
+    scale = min(width / picture.shape[1], height / picture.shape[0])
+    inner = cv2.resize(picture, (max(int(picture.shape[1] * scale), 1), max(int(picture.shape[0] * scale), 1)))
+    canvas = np.zeros((height, width, 3), np.uint8)
+    top, left = (height - inner.shape[0]) // 2, (width - inner.shape[1]) // 2
+    canvas[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
+    return canvas
+
+
+def _write_image(path: Path, picture: Frame, quality: int) -> None:
+    """A JPEG, whole or not at all."""
+    good, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not good:
+        raise OSError(f"{path.name} could not be encoded")
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        temporary.write_bytes(data.tobytes())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
