@@ -18,6 +18,7 @@ from edge_ad.errors import ConfigError
 
 if TYPE_CHECKING:
     from edge_ad.runtime.inspector import Inspector, Summary
+    from edge_ad.runtime.overlay import ScoreScale
     from edge_ad.runtime.settings import RunSettings
     from edge_ad.runtime.sinks import Sink
     from edge_ad.runtime.sinks_files import PreviewSink
@@ -104,8 +105,9 @@ def _run(settings: RunSettings, *, frames: int | None, json_lines: bool, headles
     logging.basicConfig(
         level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
     )
-    preview = None if headless else _preview()
-    sinks = _sinks(settings, json_lines)
+    scale = _score_scale(settings)
+    preview = None if headless else _preview(scale)
+    sinks = _sinks(settings, json_lines, scale)
     inspector = Inspector(settings, [*sinks, *([preview] if preview else [])], frames=frames, keep_trying=keep_trying)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: inspector.stop())
@@ -127,23 +129,33 @@ def _run(settings: RunSettings, *, frames: int | None, json_lines: bool, headles
     _report(summary, settings)
 
 
-def _sinks(settings: RunSettings, json_lines: bool) -> list[Sink]:
+def _score_scale(settings: RunSettings) -> ScoreScale | None:
+    """The heat maps' scale, from the run's artifact; each picture's own without a calibration."""
+    from edge_ad.artifact import Artifact
+    from edge_ad.runtime.overlay import score_scale
+
+    path = settings.artifact or next((station.artifact for station in settings.station if station.artifact), "")
+    calibration = Artifact.open(path).manifest.calibration if path else None
+    return score_scale(calibration) if calibration else None
+
+
+def _sinks(settings: RunSettings, json_lines: bool, scale: ScoreScale | None) -> list[Sink]:
     from edge_ad.runtime.sinks_files import ImageSink, JsonLinesSink, VideoSink
 
     out = Path(settings.out)
     sinks: list[Sink] = [JsonLinesSink(sys.stdout)] if json_lines else []
     if settings.images.enabled:
-        sinks.append(ImageSink(out / "images", settings.images))
+        sinks.append(ImageSink(out / "images", settings.images, scale))
     if settings.video.path:
-        sinks.append(VideoSink(settings.video))
+        sinks.append(VideoSink(settings.video, scale))
     return sinks
 
 
-def _preview() -> PreviewSink | None:
+def _preview(scale: ScoreScale | None) -> PreviewSink | None:
     from edge_ad.runtime.sinks_files import PreviewSink, can_show_windows
 
     if can_show_windows():
-        return PreviewSink("edgead run (q ends it)")
+        return PreviewSink("edgead run (q ends it)", scale)
     console.print("no window: there is no display, or this OpenCV is built without windows; going on headless")
     return None
 

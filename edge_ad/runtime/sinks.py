@@ -121,6 +121,14 @@ class SinkHub:
             for worker in self._later:
                 worker.put(item)
 
+    def _wait_for_room(self, wait_s: float) -> None:
+        end = time.monotonic() + wait_s
+        while time.monotonic() < end:
+            stored = self._store is None or self._store.error or self._store.waiting < _StoreWorker.FRAMES
+            if stored and all(worker.has_room() for worker in self._workers):
+                return
+            time.sleep(0.001)
+
     def close(self, timeout_s: float = 10.0) -> None:
         """Deliver what waits (the store first), for at most `timeout_s` a stage, and stop the threads."""
         if self._store:
@@ -295,6 +303,10 @@ class _SinkWorker(threading.Thread):
                     self.dropped += 1
             self._queue.append(item)
             self._ready.notify()
+
+    def has_room(self) -> bool:
+        """Half of the queue is free, or waiting would not help."""
+        return len(self._queue) <= self._size // 2 or bool(self.error) or self.state().state == "stalled"
 
     def stop_soon(self) -> None:
         with self._ready:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 
 from edge_ad.errors import ConfigError
+from edge_ad.runtime.overlay import ScoreScale, annotate_verdict
 from edge_ad.runtime.settings import ImagesSettings, VideoSettings
 from edge_ad.runtime.sinks import Delivery, Frame, PixelScores
 from edge_ad.runtime.verdict import Verdict
@@ -63,8 +65,10 @@ class ImageSink:
 
     delivery: Delivery = "stored"
 
-    def __init__(self, folder: str | Path, settings: ImagesSettings | None = None, name: str = "images") -> None:
-        self.name, self.folder = name, Path(folder)
+    def __init__(
+        self, folder: str | Path, settings: ImagesSettings | None = None, scale: ScoreScale | None = None
+    ) -> None:
+        self.name, self.folder, self.scale = "images", Path(folder), scale
         self.settings = settings or ImagesSettings()
         self._accepts = self._written = 0
 
@@ -82,7 +86,9 @@ class ImageSink:
         day.mkdir(exist_ok=True)
         _write_image(day / f"{verdict.id}.jpg", frame, 92)
         if self.settings.overlay:
-            _write_image(day / f"{verdict.id}.overlay.jpg", annotated(frame, verdict, pixel_scores), 85)
+            _write_image(
+                day / f"{verdict.id}.overlay.jpg", annotate_verdict(frame, verdict, pixel_scores, self.scale), 85
+            )
         if self.settings.scores and pixel_scores is not None:
             temporary = day / f".tmp-{verdict.id}.npy"
             with temporary.open("wb") as file:
@@ -128,8 +134,8 @@ class VideoSink:
 
     delivery: Delivery = "now"
 
-    def __init__(self, settings: VideoSettings, name: str = "video") -> None:
-        self.name, self.settings, self.path = name, settings, Path(settings.path)
+    def __init__(self, settings: VideoSettings, scale: ScoreScale | None = None) -> None:
+        self.name, self.settings, self.path, self.scale = "video", settings, Path(settings.path), scale
         if self.path.suffix.lower() not in (".mp4", ".avi"):
             raise ConfigError(f"video.path = {settings.path!r}", "let it end in .mp4 or .avi")
         self._writer: Any = None
@@ -144,7 +150,7 @@ class VideoSink:
         """Add a picture; a verdict without one adds none."""
         if frame is None:
             return
-        picture = annotated(frame, verdict, pixel_scores, height=self.settings.height)
+        picture = _drawn(frame, verdict, pixel_scores, self.scale, self.settings.height)
         if self._writer is None:
             self._start(picture.shape[1] // 2 * 2, picture.shape[0] // 2 * 2)
         if (picture.shape[1], picture.shape[0]) != self._size:
@@ -174,8 +180,8 @@ class PreviewSink:
 
     delivery: Delivery = "now"
 
-    def __init__(self, title: str) -> None:
-        self.name, self.title = "window", title
+    def __init__(self, title: str, scale: ScoreScale | None = None) -> None:
+        self.name, self.title, self.scale = "window", title, scale
         self._latest: tuple[Verdict, Frame, PixelScores | None] | None = None
 
     def open(self) -> None:
@@ -194,7 +200,7 @@ class PreviewSink:
         latest, self._latest = self._latest, None
         if latest:
             verdict, frame, scores = latest
-            picture = annotated(frame, verdict, scores, height=720)
+            picture = _drawn(frame, verdict, scores, self.scale, 720)
             cv2.imshow(self.title, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
         return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
 
@@ -207,35 +213,24 @@ def can_show_windows() -> bool:
     return bool(gui) and "NONE" not in gui[0]
 
 
-COLOURS = {"OK": (40, 170, 80), "NG": (220, 50, 40), "UNSURE": (230, 160, 20), "ERROR": (130, 130, 130)}
-
-
-def annotated(
-    frame: Frame, verdict: Verdict, pixel_scores: PixelScores | None, *, height: int | None = None
+def _drawn(
+    frame: Frame, verdict: Verdict, pixel_scores: PixelScores | None, scale: ScoreScale | None, height: int
 ) -> Frame:
-    """The picture with heat map, boxes and a line of text; uint8 [h, w, 3] RGB, scaled to `height` if given."""
-    scale = 1.0 if height is None else height / frame.shape[0]
-    size = (max(round(frame.shape[1] * scale), 2), max(round(frame.shape[0] * scale), 2))
-    picture = cv2.resize(frame, size, interpolation=cv2.INTER_AREA) if size[1] != frame.shape[0] else frame.copy()
-    if pixel_scores is not None and verdict.decision != "OK":
-        low = float(np.median(pixel_scores))
-        high = max(float(pixel_scores.max()), low + 1e-9)
-        heat = np.clip((pixel_scores - low) / (high - low) * 255, 0, 255).astype(np.uint8)
-        heat = cv2.resize(heat, size, interpolation=cv2.INTER_LINEAR)
-        colours = cv2.cvtColor(cv2.applyColorMap(heat, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-        weight = (heat.astype(np.float32) / 255 * 0.6)[..., None]
-        picture = (picture * (1 - weight) + colours * weight).astype(np.uint8)
-    colour = COLOURS[verdict.decision]
-    line = max(size[1] // 240, 1)
-    for box in verdict.boxes:
-        corner = (round(box.x * scale), round(box.y * scale))
-        end = (round((box.x + box.width) * scale), round((box.y + box.height) * scale))
-        cv2.rectangle(picture, corner, end, colour, line)
-    bar = max(size[1] // 16, 14)
-    cv2.rectangle(picture, (0, 0), (size[0], bar), colour, -1)
-    text = verdict.decision if verdict.score is None else f"{verdict.decision}  {verdict.score:.3g}"
-    cv2.putText(picture, text, (4, bar - bar // 4), cv2.FONT_HERSHEY_SIMPLEX, bar / 32, (255, 255, 255), line)
-    return np.asarray(picture, np.uint8)
+    """The annotated picture, `height` pixels high; boxes are scaled with it."""
+    factor = height / frame.shape[0]
+    size = (max(round(frame.shape[1] * factor), 2), height)
+    small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+    boxes = tuple(
+        dataclasses.replace(
+            box,
+            x=round(box.x * factor),
+            y=round(box.y * factor),
+            width=max(round(box.width * factor), 1),
+            height=max(round(box.height * factor), 1),
+        )
+        for box in verdict.boxes
+    )
+    return annotate_verdict(np.asarray(small), dataclasses.replace(verdict, boxes=boxes), pixel_scores, scale)
 
 
 def _letterboxed(picture: Frame, size: tuple[int, int]) -> Frame:

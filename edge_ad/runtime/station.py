@@ -106,7 +106,8 @@ class Station:
         if keep == "auto":
             keep = "newest" if source.live else "every"
         # A signal's frame must not be pushed out by the next one before it was looked at.
-        depth = settings.source.queue if keep == "every" or signals or settings.trigger.kind == "motion" else 1
+        looks_ahead = signals or settings.trigger.kind == "motion" or (keep == "every" and source.live)
+        depth = settings.source.queue if looks_ahead else 1
         self.capture = Capture(source, settings.source, keep=keep, depth=depth, keep_trying=keep_trying)
         self._may_take = may_take
         self._fixer = FrameFixer(settings.frame)
@@ -397,7 +398,8 @@ class Station:
         self.times.add(latency_ms)
         if job.pixel_scores is not None:
             job.pixel_scores.setflags(write=False)
-        self.hub.submit(verdict, job.shown, job.pixel_scores)
+        wait_s = 0.0 if self.capture.source.live else 10.0
+        self.hub.submit(verdict, job.shown, job.pixel_scores, wait_s=wait_s)
 
 
 def _evidence(outputs: Outputs) -> str:
