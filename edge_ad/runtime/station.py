@@ -11,16 +11,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from edge_ad.errors import ConfigError
 from edge_ad.runtime.backends import Outputs
 from edge_ad.runtime.capture import Capture, Ended, Fault
 from edge_ad.runtime.engine import Engine, Loaded
-from edge_ad.runtime.geometry import FrameFixer, Tile, stitch
+from edge_ad.runtime.geometry import FrameFixer, stitch
+from edge_ad.runtime.job import Job, Part
 from edge_ad.runtime.policy import Judgement, Policy, Votes
 from edge_ad.runtime.presence import Motion, Presence, small_gray
 from edge_ad.runtime.settings import StationSettings
@@ -32,50 +31,6 @@ from edge_ad.runtime.verdict import Decision, Verdict, new_id
 
 MAX_FAILURES = 5  # inferences that fail one after the other before the run gives up
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Part:
-    """A part under inspection: the frames judged so far, and when its verdict is due."""
-
-    id: str
-    votes: Votes
-    due_ns: int | None
-    answered: bool = False
-    jobs: list[Job] = field(default_factory=list)
-
-
-@dataclass
-class Job:
-    """One frame on its way. error: why it can't be judged. closing: no frame, only the end of its part."""
-
-    part: Part
-    number: int
-    time_ns: int
-    captured_ns: int
-    label: str = ""
-    error: str = ""
-    closing: bool = False
-    shown: npt.NDArray[np.uint8] | None = None
-    tiles: list[Tile] = field(default_factory=list)
-    images: npt.NDArray[np.float32] | None = None
-    loaded: Loaded | None = None
-    outputs: Outputs | None = None
-    pixel_scores: npt.NDArray[np.float32] | None = None
-    marks: list[tuple[str, int]] = field(default_factory=list)
-
-    def mark(self, stage: str) -> None:
-        """The stage ended now."""
-        self.marks.append((stage, time.monotonic_ns()))
-
-    def latency_ms(self) -> dict[str, float]:
-        """Milliseconds by stage, and `total` since the frame was taken."""
-        stages, last = {}, self.captured_ns
-        for stage, when in self.marks:
-            stages[stage] = round(max(when - last, 0) / 1e6, 4)
-            last = when
-        stages["total"] = round(max(last - self.captured_ns, 0) / 1e6, 4)
-        return stages
 
 
 class Station:
