@@ -111,6 +111,7 @@ def _run(settings: RunSettings, *, frames: int | None, json_lines: bool, headles
     inspector = Inspector(settings, [*sinks, *([preview] if preview else [])], frames=frames, keep_trying=keep_trying)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: inspector.stop())
+    signal.signal(signal.SIGHUP, lambda *_: inspector.reload())
     watchdog = Watchdog()
     progress = _Progress(enabled=console.is_terminal and not json_lines)
 

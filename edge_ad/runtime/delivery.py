@@ -189,10 +189,6 @@ class SinkWorker(threading.Thread):
         """Half of the queue is free, or waiting would not help."""
         return len(self._queue) <= self._size // 2 or bool(self.error) or self.state().state == "stalled"
 
-    def has_room(self) -> bool:
-        """Half of the queue is free, or waiting would not help."""
-        return len(self._queue) <= self._size // 2 or bool(self.error) or self.state().state == "stalled"
-
     def stop_soon(self) -> None:
         with self._ready:
             self._stopping = True

@@ -106,6 +106,10 @@ class Engine:
         log.warning("artifact %s was loaded again: %s -> %s", self.path, old.digest, fresh.digest)
         return True
 
+    def force_reload(self) -> None:
+        """Make the next `reload_if_changed` load it in any case."""
+        self._stamp = (0, 0)
+
     def close(self) -> None:
         """Free the runner once no part needs it."""
         self._loaded.retire()

@@ -124,6 +124,11 @@ class Inspector:
         """End the run soon; may be called from a signal handler or another thread."""
         self._stop.set()
 
+    def reload(self) -> None:
+        """Load every artifact again soon, whether or not it seems changed."""
+        for engine in self.engines.values():
+            engine.force_reload()
+
     def summary(self) -> Summary:
         """What happened until now."""
         stations = self.stations
