@@ -39,6 +39,14 @@ class DefectSource(Protocol):
     def __call__(self, frame: Frame, inside: Mask | None, rng: np.random.Generator) -> tuple[Frame, Mask | None]: ...
 
 
+class Frames(Protocol):
+    """Frames that are only counted and indexed, so that they may be read when asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> Frame: ...
+
+
 class AnomalyImages(Protocol):
     """Gives a global anomaly image P, uint8 [H,W,3], as large as the frame it is to be blended into."""
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from edge_ad.artifact import write_atomically
 from edge_ad.config import DiffusionConfig, read_section, to_plain
 from edge_ad.errors import ArtifactError, ConfigError
-from edge_ad.synthesis.defects import Frame
+from edge_ad.synthesis.defects import Frame, Frames
 
 WEIGHTS = "weights.safetensors"
 SETTINGS = "diffusion.json"
@@ -170,7 +170,7 @@ def sample(
 
 
 def drawer(
-    network: Any, config: DiffusionConfig, frames: Sequence[Frame]
+    network: Any, config: DiffusionConfig, frames: Frames
 ) -> Callable[[Sequence[int]], list[tuple[Frame, float, int]]]:
     """What a cache is filled by: seeds -> (anomaly image, its s, index of the normal it started from or -1).
 

@@ -83,7 +83,7 @@ def _common_colour(pixels: Floats) -> Floats:
 
 
 def _whole(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Close gaps, drop specks and fill holes of less than 2 % of the frame (reflections of the background)."""
+    """Close gaps, drop specks and fill holes of less than 0.4 % of the frame (reflections of the background)."""
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
     closed = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, kernel)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(closed, connectivity=8)
@@ -91,6 +91,6 @@ def _whole(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     keep[0] = False
     solid = keep[labels]
     _, labels, stats, _ = cv2.connectedComponentsWithStats((~solid).astype(np.uint8), connectivity=4)
-    hole = stats[:, cv2.CC_STAT_AREA] < 0.02 * mask.size
+    hole = stats[:, cv2.CC_STAT_AREA] < 0.004 * mask.size
     hole[0] = False
     return (solid | hole[labels]).astype(np.uint8)

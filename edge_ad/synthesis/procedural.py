@@ -37,6 +37,7 @@ KINDS = {
     "stain": Kind(surface.stain, 0.05, 0.6, 1.2),
     "burn": Kind(surface.burn, 0.06, 0.4, 0.6),
     "peel": Kind(surface.peel, 0.1, 1.0, 1.2, at_edge=0.4),
+    "corrode": Kind(surface.corrode, 1.0, 1.0, 0.5),
     "lump": Kind(surface.lump, 0.04, 0.35, 1.2, on_object=False),
     "glue": Kind(surface.glue, 0.06, 0.4),
     "smear": Kind(surface.smear, 0.08, 0.6, 0.8),
@@ -74,7 +75,8 @@ class ProceduralDefects:
 def draw_defect(onto: Frame, frame: Frame, kind: Kind, inside: Mask | None, rng: np.random.Generator) -> Window:
     """Draw one defect of a kind into `onto`, in place; says where.
 
-    The window's side is drawn log-uniformly between the kind's bounds, its middle lies on the object.
+    A kind whose smallest side is 1 has the whole frame. Otherwise the window's side lies between the kind's
+    bounds, rather large than small, and its middle lies on the object.
 
     Args:
         onto: uint8 [H,W,3], changed.
@@ -110,7 +112,9 @@ def _place(size: tuple[int, ...], kind: Kind, inside: Mask | None, rng: np.rando
 
 def _window(size: tuple[int, ...], kind: Kind, centre: tuple[int, int], rng: np.random.Generator) -> Window:
     """A window of random size and shape round the centre, moved to lie within the frame."""
-    side = np.exp(rng.uniform(np.log(kind.smallest), np.log(kind.largest))) * min(max(size), 2 * min(size))
+    if kind.smallest >= 1:
+        return Window(0, 0, size[0], size[1])
+    side = kind.smallest * (kind.largest / kind.smallest) ** (rng.random() ** 0.7) * min(max(size), 2 * min(size))
     stretch = np.exp(rng.uniform(-0.5, 0.5))
     height = int(np.clip(round(side * stretch), min(9, size[0]), size[0]))
     width = int(np.clip(round(side / stretch), min(9, size[1]), size[1]))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from edge_ad.synthesis.defects import Frame, Triplet
+from edge_ad.synthesis.defects import Frame, Frames, Triplet
 from edge_ad.synthesis.perlin import Floats
 
 Features = Callable[[Frame], Floats]  # frame -> [C,h,w]
@@ -96,8 +96,8 @@ class Memorised:
         share: 0 turns the check off.
     """
 
-    def __init__(self, frames: Sequence[Frame], share: float = 0.5) -> None:
-        self._thumbs = np.stack([_thumb(frame) for frame in frames])
+    def __init__(self, frames: Frames, share: float = 0.5) -> None:
+        self._thumbs = np.stack([_thumb(frames[number]) for number in range(len(frames))])
         nearest = []
         for number, thumb in enumerate(self._thumbs):
             others = np.delete(self._thumbs, number, axis=0)

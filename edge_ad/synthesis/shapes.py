@@ -73,6 +73,16 @@ def curve(
     return points
 
 
+def within(size: tuple[int, int], points: Points, margin: int = 2) -> Points:
+    """The stretch of a line round its middle point that stays in the window; at least two points."""
+    low, high = np.array([margin, margin]), np.array([size[1] - 1 - margin, size[0] - 1 - margin])
+    outside = np.flatnonzero(((points < low) | (points > high)).any(axis=1))
+    middle = len(points) // 2
+    first = max((i + 1 for i in outside if i <= middle), default=0)
+    last = min((i for i in outside if i > middle), default=len(points))
+    return points[min(first, len(points) - 2) : max(last, first + 2)]
+
+
 def stroke(
     size: tuple[int, int],
     points: Points,

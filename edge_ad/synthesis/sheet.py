@@ -13,11 +13,11 @@ from edge_ad.synthesis.perlin import Mask
 GAP = 4
 
 
-def grid(rows: Sequence[Sequence[Frame]], titles: Sequence[str] = (), side: int = 0) -> Frame:
+def grid(rows: Sequence[Sequence[Frame]], titles: Sequence[Sequence[str]] = (), side: int = 0) -> Frame:
     """Rows of frames on white, uint8 [H,W,3]; each frame is fitted into a square cell.
 
     Args:
-        titles: a line of text above each row, or none.
+        titles: a text above each frame, or none at all.
         side: of a cell in pixels; 0 takes the largest frame's longer side.
     """
     side = side or max(max(frame.shape[:2]) for row in rows for frame in row)
@@ -26,11 +26,11 @@ def grid(rows: Sequence[Sequence[Frame]], titles: Sequence[str] = (), side: int 
     sheet = np.full((len(rows) * (side + GAP + head) + GAP, columns * (side + GAP) + GAP, 3), 255, np.uint8)
     for number, row in enumerate(rows):
         top = GAP + number * (side + GAP + head)
-        if titles:
-            cv2.putText(
-                sheet, titles[number], (GAP, top + 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA
-            )
         for place, frame in enumerate(row):
+            if titles:
+                corner = (GAP + place * (side + GAP), top + 13)
+                font = (cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
+                cv2.putText(sheet, titles[number][place], corner, *font)
             scale = side / max(frame.shape[:2])
             size = (max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale)))
             how = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
@@ -51,10 +51,10 @@ def outlined(frame: Frame, mask: Mask) -> Frame:
 def triplet_sheet(triplets: Sequence[Triplet], titles: Sequence[str], *, side: int = 160, columns: int = 8) -> Frame:
     """Triplets in pairs of rows: the defective image, and below it the normal one with the mask's outline."""
     rows: list[list[Frame]] = []
-    heads: list[str] = []
+    heads: list[Sequence[str]] = []
     for first in range(0, len(triplets), columns):
         part = triplets[first : first + columns]
         rows.append([triplet.defective for triplet in part])
         rows.append([outlined(triplet.normal, triplet.mask) for triplet in part])
-        heads += [" | ".join(titles[first : first + columns]), "normal, with the outline of the mask"]
+        heads += [titles[first : first + columns], ["normal, and mask"] * len(part)]
     return grid(rows, heads, side)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from edge_ad.config import SynthesisConfig
 from edge_ad.errors import ConfigError
 from edge_ad.synthesis.blended import BlendedDefects
-from edge_ad.synthesis.defects import AnomalyImages, DefectSource, Frame
+from edge_ad.synthesis.defects import AnomalyImages, DefectSource, Frames
 from edge_ad.synthesis.procedural import ProceduralDefects
 from edge_ad.synthesis.textures import NoiseTextures, OtherNormals, OwnStructure, Textures
 
@@ -45,7 +45,7 @@ def parse_sources(texts: str | Iterable[str]) -> dict[str, float]:
 
 def build_sources(
     config: SynthesisConfig,
-    normals: Sequence[Frame],
+    normals: Frames,
     *,
     generated: AnomalyImages | None = None,
     textures: Path | None = None,
@@ -79,7 +79,7 @@ def build_sources(
     return built
 
 
-def _texture_source(config: SynthesisConfig, normals: Sequence[Frame], folder: Path | None) -> BlendedDefects:
+def _texture_source(config: SynthesisConfig, normals: Frames, folder: Path | None) -> BlendedDefects:
     images: list[tuple[AnomalyImages, float]] = [(OwnStructure(), 0.4), (NoiseTextures(), 0.15)]
     if len(normals):
         images.append((OtherNormals(normals), 0.15))

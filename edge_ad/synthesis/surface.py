@@ -37,25 +37,43 @@ def burn(patch: Floats, scene: Scene, rng: np.random.Generator) -> Floats:
 
 def peel(patch: Floats, scene: Scene, rng: np.random.Generator) -> Floats:
     """Paint gone in patches with sharp, ragged edges: rust, bare metal or primer shows, rough and spotted."""
-    area = blob(scene.size, rng, ragged=1.0, soft=0.3)
-    flakes = value_noise(scene.size, rng.uniform(4, 14), rng, octaves=5)
-    full = np.float32(rng.uniform(0.2, 0.9))
-    coverage = np.clip((area * (flakes + full) - 0.55) * np.float32(rng.uniform(4, 30)), 0, 1)
+    area = blob(scene.size, rng, ragged=1.0, soft=rng.uniform(0.3, 0.9))
+    return _corroded(patch, area, rng.uniform(0.15, 0.8), scene, rng)
+
+
+def corrode(patch: Floats, scene: Scene, rng: np.random.Generator) -> Floats:
+    """The same over most of the part, as rust or a failed coat has it: spots, islands, or nearly everything."""
+    uneven = value_noise(scene.size, rng.uniform(1, 3), rng, octaves=2)
+    area = np.clip(uneven * np.float32(rng.uniform(0.8, 2.5)) + np.float32(rng.uniform(-0.3, 0.3)), 0, 1)
+    return _corroded(patch, area, rng.uniform(0.2, 1.0), scene, rng)
+
+
+def _corroded(patch: Floats, area: Floats, amount: float, scene: Scene, rng: np.random.Generator) -> Floats:
+    """What is below shows where noise with fine detail, in the given area, is below `amount`."""
+    flakes = value_noise(scene.size, rng.uniform(4, 12), rng, octaves=4)
+    fine = value_noise(scene.size, rng.uniform(20, 50), rng, octaves=2)
+    level = area * (flakes + np.float32(rng.uniform(0.1, 0.6)) * fine + np.float32(amount)) - np.float32(0.75)
+    coverage = np.clip(level * np.float32(rng.uniform(4, 25)), 0, 1)
     below = _bare(scene, rng)
-    peeled = mix(patch, below, coverage * np.float32(rng.uniform(0.7, 1)))
+    if rng.random() < 0.7:  # the part's relief, light and shade stay on what shows
+        tone = cv2.GaussianBlur(patch.mean(axis=2), (0, 0), rng.uniform(0.6, max(1.0, min(scene.size) / 20)))
+        below = below * np.clip(tone / max(float(tone.mean()), 1.0), 0.3, 2)[..., None]
+    peeled = mix(patch, below, coverage * np.float32(rng.uniform(0.75, 1)))
     edge = shading(cv2.GaussianBlur(coverage, (0, 0), 1.0), rng.uniform(0, 2 * np.pi))
     return peeled + (edge * np.float32(rng.uniform(0, 45)))[..., None]
 
 
 def _bare(scene: Scene, rng: np.random.Generator) -> Floats:
-    """The material below a coat [h,w,3]: two colours mixed by noise, with grain."""
+    """The material below a coat [h,w,3]: three colours mixed by noise of two scales, with grain."""
     if scene.grey or rng.random() < 0.4:
-        first, second = scene.colour(rng), scene.colour(rng)
+        colours = [scene.colour(rng) for _ in range(3)]
     else:
-        first, second = (np.array(RUST[int(i)], np.float32) for i in rng.choice(len(RUST), 2, replace=False))
-        first, second = first * np.float32(rng.uniform(0.5, 1.4)), second * np.float32(rng.uniform(0.5, 1.4))
-    spots = value_noise(scene.size, rng.uniform(4, 20), rng, octaves=5)
-    bare = mix(np.broadcast_to(first, (*scene.size, 3)), second, np.clip(spots * 2 - 0.5, 0, 1))
+        order = rng.permutation(len(RUST))
+        colours = [np.array(RUST[int(i)], np.float32) * np.float32(rng.uniform(0.5, 1.4)) for i in order[:3]]
+    broad = value_noise(scene.size, rng.uniform(3, 10), rng, octaves=4)
+    spots = value_noise(scene.size, rng.uniform(15, 40), rng, octaves=3)
+    bare = mix(np.broadcast_to(colours[0], (*scene.size, 3)), colours[1], np.clip(broad * 3 - 1, 0, 1))
+    bare = mix(bare, colours[2], np.clip(spots * 4 - np.float32(rng.uniform(1.5, 3)), 0, 1))
     return bare + (grain(scene.size, rng, fine=16) * np.float32(rng.uniform(5, 25)))[..., None]
 
 

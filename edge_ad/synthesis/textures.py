@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_ad.data.images import read_image
 from edge_ad.errors import DataError
-from edge_ad.synthesis.defects import Frame
+from edge_ad.synthesis.defects import Frame, Frames
 from edge_ad.synthesis.perlin import value_noise
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
@@ -53,7 +54,7 @@ class OtherNormals:
 
     name = "other normals"
 
-    def __init__(self, frames: Sequence[Frame]) -> None:
+    def __init__(self, frames: Frames) -> None:
         if not len(frames):
             raise DataError("no normal frames to take pieces from", "check the folder of good parts")
         self._frames = frames
@@ -83,7 +84,7 @@ class Textures:
         paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
         if not paths:
             raise DataError(f"no pictures in {folder}", "give a folder with PNG or JPEG textures")
-        return cls([_shrunk(_read(path)) for path in paths])
+        return cls([_shrunk(read_image(path)) for path in paths])
 
     @classmethod
     def from_scikit_image(cls) -> Textures | None:
@@ -147,13 +148,6 @@ def recoloured(frame: Frame, rng: np.random.Generator, chance: float = 1.0) -> F
     if rng.random() < 0.15:
         changed = cv2.GaussianBlur(changed, (0, 0), rng.uniform(0.7, 2.5))
     return changed
-
-
-def _read(path: Path) -> Frame:
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise DataError(f"can't read the texture {path}", "remove it or save it again as PNG")
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB).astype(np.uint8)
 
 
 def _shuffled(frame: Frame, rng: np.random.Generator) -> Frame:

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor
 from edge_ad.artifact import write_atomically
 from edge_ad.config import DiffusionConfig, to_plain
 from edge_ad.errors import ArtifactError, DataError, EdgeAdError
-from edge_ad.synthesis.defects import Frame
+from edge_ad.synthesis.defects import Frames
 from edge_ad.synthesis.diffusion import (
     Drawing,
     build_network,
@@ -72,7 +72,7 @@ class DiffusionTrainer:
 
     def __init__(
         self,
-        frames: Sequence[Frame],
+        frames: Frames,
         config: DiffusionConfig,
         folder: Path,
         *,
@@ -85,7 +85,7 @@ class DiffusionTrainer:
         self.config, self.folder, self.seed, self._say = config, folder, seed, say
         self.accelerator = Accelerator(mixed_precision=config.precision, cpu=device == "cpu")
         folder.mkdir(parents=True, exist_ok=True)
-        self._images = to_tensor([fitted(frame, config.resolution) for frame in frames])
+        self._images = to_tensor([fitted(frames[number], config.resolution) for number in range(len(frames))])
         torch.manual_seed(seed)
         network = build_network(config)
         optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate)

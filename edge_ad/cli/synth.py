@@ -1,0 +1,168 @@
+"""`edgead synth`: write synthetic defects, training the diffusion model first if it is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from edge_ad.config import DiffusionConfig
+    from edge_ad.synthesis.dataset import NormalFrames
+    from edge_ad.synthesis.generated import GeneratedImages
+
+console = Console(stderr=True, highlight=False)
+
+
+def command(
+    data: Annotated[Path, typer.Argument(help="Folder with photos of good parts.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to; the diffusion model is kept in its `ddpm`.")],
+    source: Annotated[
+        str, typer.Option(help="Sources with their shares; any of the three.")
+    ] = "ddpm:0.5,texture:0.3,procedural:0.2",
+    count: Annotated[int, typer.Option(min=1, help="Triplets to write.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed and settings give the same files.")] = 0,
+    size: Annotated[int, typer.Option(min=32, help="Longest side of the images written, in pixels.")] = 384,
+    resolution: Annotated[int, typer.Option(help="Of the diffusion model: 32, 64, 128 or 256 pixels.")] = 64,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps of the diffusion model.")] = None,
+    max_minutes: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Stop training the diffusion model after that; run again to resume."),
+    ] = None,
+    ddpm: Annotated[Path | None, typer.Option(help="Folder of a diffusion model to reuse or go on training.")] = None,
+    perturbation: Annotated[str, typer.Option(help="scale, add or ddim.")] = "scale",
+    strength: Annotated[str, typer.Option(help="Range of s, the perturbation's strength, as LOW:HIGH.")] = "0.1:0.2",
+    start: Annotated[float, typer.Option(help="Below 1: start from a normal image with noise of start * T.")] = 1.0,
+    images: Annotated[int | None, typer.Option(min=1, help="Anomaly images kept of the diffusion model.")] = None,
+    precision: Annotated[str | None, typer.Option(help="no, bf16 or fp16, for the diffusion model.")] = None,
+    textures: Annotated[Path | None, typer.Option(help="Folder of pictures to take textures from.")] = None,
+    foreground: Annotated[bool, typer.Option(help="Keep defects on the object if the background is plain.")] = True,
+    edges: Annotated[str, typer.Option(help="hard (the paper's), feathered, seamless or mixed.")] = "mixed",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Write synthetic defects as an MVTec-like folder, with masks, a manifest and a contact sheet.
+
+    The diffusion model is trained on the photos of good parts, resumes where it stopped, and is reused when done.
+    """
+    from edge_ad.config import SynthesisConfig, read_section, to_plain
+    from edge_ad.data.samples import scan
+    from edge_ad.synthesis.dataset import SHEET, NormalFrames, write_triplets
+    from edge_ad.synthesis.sources import build_sources, parse_sources
+
+    shares = parse_sources(source)
+    dataset = scan(data)
+    frames = NormalFrames([sample.path for sample in dataset.train], size)
+    model = _model_settings(resolution, steps, perturbation, strength, start, images, precision)
+    texts = tuple(f"{name}:{share:.6g}" for name, share in shares.items())
+    settings = read_section(
+        SynthesisConfig, {"sources": texts, "edges": edges, "foreground": foreground}, "synthesis"
+    )
+    settings = dataclasses.replace(settings, diffusion=model)
+    generated = None
+    notes: dict[str, Any] = {"data": dataset.name, "settings": to_plain(settings)}
+    if "ddpm" in shares:
+        generated, notes["ddpm"] = _generate(frames, model, ddpm or out / "ddpm", seed, max_minutes, device)
+    sources = build_sources(settings, frames, generated=generated, textures=textures)
+    with _bar() as update:
+        manifest = write_triplets(
+            out,
+            frames,
+            sources,
+            count,
+            seed=seed,
+            foreground=foreground,
+            visible=settings.visible,
+            notes=notes,
+            progress=lambda done, of: update("triplets", done, of, ""),
+        )
+    for name, number in sorted({**manifest["drawn_again"], **manifest["rejected"]}.items()):
+        console.print(f"drawn again, {name}: {number}")
+    by_source = ", ".join(f"{number} {name}" for name, number in manifest["by_source"].items())
+    console.print(f"{count} triplets ({by_source}); look at {out / SHEET}")
+    typer.echo(str(out / SHEET))
+
+
+def _model_settings(
+    resolution: int,
+    steps: int | None,
+    perturbation: str,
+    strength: str,
+    start: float,
+    images: int | None,
+    precision: str | None,
+) -> DiffusionConfig:
+    from edge_ad.config import DiffusionConfig, read_section
+    from edge_ad.errors import ConfigError
+
+    low, _, high = strength.partition(":")
+    try:
+        bounds = [float(low), float(high or low)]
+    except ValueError as error:
+        raise ConfigError(f"--strength {strength} is no range", "write it as 0.1:0.2") from error
+    if not 0 <= bounds[0] <= bounds[1]:
+        raise ConfigError(f"--strength {strength} is no range from 0 upwards", "write it as 0.1:0.2")
+    given = {"steps": steps, "images": images, "precision": precision}
+    values = {"perturbation": perturbation, "strength": bounds, "start": start, **given}
+    values = {name: value for name, value in values.items() if value is not None}
+    return read_section(DiffusionConfig, values, "diffusion", DiffusionConfig.at(resolution))
+
+
+def _generate(
+    frames: NormalFrames, model: DiffusionConfig, folder: Path, seed: int, max_minutes: float | None, device: str
+) -> tuple[GeneratedImages, dict[str, Any]]:
+    """Train or reuse the diffusion model, and fill its cache of anomaly images."""
+    from edge_ad.synthesis.diffusion import drawer, load_model, sampler_settings
+    from edge_ad.synthesis.generated import GeneratedImages, Index, fill_cache
+    from edge_ad.synthesis.quality import Memorised
+    from edge_ad.training.diffusion import DiffusionTrainer
+
+    with _bar() as update:
+        trainer = DiffusionTrainer(frames, model, folder, seed=seed, device=device, say=console.print)
+        trained = trainer.run(
+            max_minutes=max_minutes,
+            progress=lambda step, of, loss, rate: update(
+                "diffusion model", step, of, f"loss {loss:.4f}, {rate:.1f} images/s"
+            ),
+        )
+    rate = f" at {trained.images_per_second:.1f} images/s" if trained.images_per_second else ""
+    console.print(f"diffusion model: step {trained.step} of {model.steps}, loss {trained.loss:.4f}{rate}")
+    if not trained.finished:
+        console.print("training stopped by --max-minutes: run the same command again to go on")
+    network, _, digest = load_model(folder, trainer.accelerator.device)
+    index = Index(digest, sampler_settings(model), seed)
+    with _bar() as update:
+        draw, done = drawer(network, model, frames), 0
+
+        def counted(seeds: Any) -> Any:
+            nonlocal done
+            images = draw(seeds)
+            done += len(images)
+            update("anomaly images", min(done, model.images), model.images, "")
+            return images
+
+        check = Memorised(frames)
+        rejected = fill_cache(
+            folder / "generated", index, model.images, counted, reject=check.fault, say=console.print
+        )
+    for reason, number in rejected.items():
+        console.print(f"generated images rejected, {reason}: {number}")
+    note = {"sha256": digest, "step": trained.step, "loss": trained.loss, "rejected": dict(rejected)}
+    return GeneratedImages(folder / "generated"), note
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[str, int, int, str], None]]:
+    """A progress bar on stderr: call it with (what, done, of, more)."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[more]}"), console=console, transient=True) as progress:
+        task = progress.add_task("", total=None, more="")
+        yield lambda what, done, of, more: progress.update(
+            task, description=what, completed=done, total=of, more=more
+        )

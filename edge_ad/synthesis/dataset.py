@@ -1,0 +1,159 @@
+"""Triplets on disk: an MVTec-like folder with a manifest that says how each was made, and a contact sheet."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from edge_ad.artifact import write_atomically
+from edge_ad.data.images import read_image
+from edge_ad.errors import DataError
+from edge_ad.synthesis.defects import DefectSource, Frame, Triplet, make_triplet
+from edge_ad.synthesis.foreground import find_foreground
+from edge_ad.synthesis.perlin import Mask
+from edge_ad.synthesis.quality import QualityControl
+from edge_ad.synthesis.sheet import triplet_sheet
+
+MANIFEST = "manifest.json"
+SHEET = "contact_sheet.png"
+SHEET_COUNT = 32
+ATTEMPTS = 8  # per triplet, before the quality control's limits are called too tight
+
+
+class NormalFrames:
+    """Photos read when asked for, shrunk to `side` (longest side, pixels) and kept in memory up to `budget` bytes."""
+
+    def __init__(self, paths: Sequence[Path], side: int, budget: int = 2 << 30) -> None:
+        if not paths:
+            raise DataError("no photos of good parts", "check the folder: `edgead check DATA`")
+        self.paths, self._side, self._left = list(paths), side, budget
+        self._frames: dict[int, Frame] = {}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: int) -> Frame:
+        if number in self._frames:
+            return self._frames[number]
+        frame = read_image(self.paths[number])
+        scale = self._side / max(frame.shape[:2])
+        if scale < 1:
+            size = (max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale)))
+            frame = np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
+        if frame.nbytes <= self._left:
+            self._left -= frame.nbytes
+            self._frames[number] = frame
+        return frame
+
+
+def draw_triplet(
+    frames: NormalFrames,
+    sources: Sequence[tuple[DefectSource, float]],
+    rng: np.random.Generator,
+    quality: QualityControl,
+    *,
+    foreground: bool,
+    visible: float,
+    drawn_again: Counter[str],
+) -> tuple[Triplet, int, str]:
+    """(triplet, index of its normal, name of its source) that passed the quality control.
+
+    Raises DataError when none passes in ATTEMPTS draws.
+    """
+    for _ in range(ATTEMPTS):
+        number = int(rng.integers(len(frames)))
+        source = _choose(sources, rng)
+        frame = frames[number]
+        inside: Mask | None = find_foreground(frame) if foreground else None
+        triplet = make_triplet(frame, rng, [(source, 1.0)], inside=inside, visible=visible, rejected=drawn_again)
+        if quality.accepts(triplet):
+            return triplet, number, source.name
+    raise DataError(
+        f"{ATTEMPTS} triplets in a row were rejected: {dict(quality.rejected)}",
+        "loosen the limits, or use another source of defects",
+    )
+
+
+def write_triplets(
+    out: Path,
+    frames: NormalFrames,
+    sources: Sequence[tuple[DefectSource, float]],
+    count: int,
+    *,
+    seed: int = 0,
+    quality: QualityControl | None = None,
+    foreground: bool = True,
+    visible: float = 10.0,
+    notes: dict[str, Any] | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> dict[str, Any]:
+    """Write `count` triplets below `out` and say what was written (the manifest).
+
+    train/good/00000.png (I), test/<source>/00000.png (A), ground_truth/<source>/00000_mask.png (M), a contact
+    sheet, and manifest.json with the seeds, the normals' names and what was rejected. Triplet k depends on
+    (seed, k) and the settings alone. The manifest is written last: a folder without one is unfinished.
+
+    Args:
+        notes: added to the manifest, e.g. the settings.
+        progress: called with (done, count).
+    """
+    quality = quality or QualityControl()
+    drawn_again: Counter[str] = Counter()
+    records: list[dict[str, Any]] = []
+    shown: list[tuple[Triplet, str]] = []
+    (out / MANIFEST).unlink(missing_ok=True)
+    for index in range(count):
+        rng = np.random.default_rng([seed, index])
+        triplet, number, source = draw_triplet(
+            frames, sources, rng, quality, foreground=foreground, visible=visible, drawn_again=drawn_again
+        )
+        files = _write(out, index, triplet, source)
+        area = round(float(triplet.mask.mean()), 6)
+        record = {"index": index, "seed": [seed, index], "source": source, "from": str(frames.paths[number].name)}
+        records.append({**record, "area": area, **files})
+        if len(shown) < SHEET_COUNT:
+            shown.append((triplet, source))
+        progress(index + 1, count)
+    manifest = {
+        "format": 1,
+        "seed": seed,
+        "count": count,
+        "by_source": dict(Counter(record["source"] for record in records)),
+        "drawn_again": dict(drawn_again),
+        "rejected": dict(quality.rejected),
+        **(notes or {}),
+        "triplets": records,
+    }
+    if shown:
+        sheet = triplet_sheet([triplet for triplet, _ in shown], [name for _, name in shown])
+        _write_png(out / SHEET, cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    write_atomically(out / MANIFEST, json.dumps(manifest, indent=1).encode())
+    return manifest
+
+
+def _choose(sources: Sequence[tuple[DefectSource, float]], rng: np.random.Generator) -> DefectSource:
+    weights = np.array([weight for _, weight in sources], np.float64)
+    return sources[int(rng.choice(len(sources), p=weights / weights.sum()))][0]
+
+
+def _write(out: Path, index: int, triplet: Triplet, source: str) -> dict[str, str]:
+    files = {
+        "normal": f"train/good/{index:05d}.png",
+        "defective": f"test/{source}/{index:05d}.png",
+        "mask": f"ground_truth/{source}/{index:05d}_mask.png",
+    }
+    _write_png(out / files["normal"], cv2.cvtColor(triplet.normal, cv2.COLOR_RGB2BGR))
+    _write_png(out / files["defective"], cv2.cvtColor(triplet.defective, cv2.COLOR_RGB2BGR))
+    _write_png(out / files["mask"], triplet.mask.astype(np.uint8) * 255)
+    return files
+
+
+def _write_png(path: Path, picture: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, cv2.imencode(".png", picture)[1].tobytes())
