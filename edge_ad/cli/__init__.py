@@ -15,6 +15,7 @@ from edge_ad.errors import EdgeAdError
 # verb -> what `edgead --help` says of it. The module edge_ad.cli.<verb> holds a function `command`,
 # or a Typer `app` where the verb has verbs of its own.
 VERBS = {
+    "demo": "Show the whole path on real pictures.",
     "check": "Report what is in a data folder and whether it can be trained on.",
     "synth": "Write synthetic defects: images, masks and a contact sheet.",
     "train": "Train a detector on photos of good parts.",
