@@ -88,7 +88,7 @@ class HttpSource:
             return []
         book = urllib.request.HTTPPasswordMgrWithDefaultRealm()
         book.add_password(None, self._url, user, password)
-        return [urllib.request.HTTPBasicAuthHandler(book), urllib.request.HTTPDigestAuthHandler(book)]
+        return [_Basic(book), _Digest(book)]
 
     def _request(self) -> Any:
         try:
@@ -147,6 +147,22 @@ class HttpSource:
         if not line:
             raise ConnectionError("the stream ended")
         return bytes(line)
+
+
+class _Basic(urllib.request.HTTPBasicAuthHandler):
+    """The standard one leaves the refusal's connection open until it is collected."""
+
+    def http_error_401(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        fp.close()
+        return super().http_error_401(req, fp, code, msg, headers)
+
+
+class _Digest(urllib.request.HTTPDigestAuthHandler):
+    """The same for Digest."""
+
+    def http_error_401(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        fp.close()
+        return super().http_error_401(req, fp, code, msg, headers)
 
 
 class _Pushed:

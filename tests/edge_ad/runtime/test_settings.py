@@ -54,7 +54,7 @@ def test_a_line_with_two_cameras(tmp_path):
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        ({"stattion": []}, "station"),
+        ({"stattion": []}, "unknown setting .stattion."),
         ({"station": []}, "no \\[\\[station\\]\\]"),
         ({"station": [{"name": "a"}, {"name": "a"}]}, "share a name"),
         ({"station": [{"source": {"queue": 0}}]}, "source.queue"),
