@@ -34,7 +34,7 @@ class BlendedDefects:
         *,
         opacity: tuple[float, float] = (0.2, 1.0),
         edges: Edges = "mixed",
-        max_area: float = 0.35,
+        max_area: float = 0.4,
     ) -> None:
         self.name = name
         self._images = [image for image, _ in images]
@@ -66,14 +66,14 @@ class BlendedDefects:
             pasted = _pasted_polygon(size, inside, rng)
             if pasted is not None:
                 return pasted
-        max_area = float(np.exp(rng.uniform(np.log(0.01), np.log(self._max_area))))
+        max_area = float(np.exp(rng.uniform(np.log(0.02), np.log(self._max_area))))
         parts = None if rng.random() < 0.2 else int(rng.integers(1, 4))
         return perlin_mask(
             size,
             rng,
             inside=inside,
-            min_area=0.002,
-            max_area=max(max_area, 0.002),
+            min_area=0.004,
+            max_area=max_area,
             parts=parts,
             morphology=int(rng.integers(-1, 3)),
         )

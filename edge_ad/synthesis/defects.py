@@ -107,6 +107,7 @@ def make_triplet(
     *,
     inside: Mask | None = None,
     visible: float = VISIBLE,
+    min_difference: float = 1.6,
     min_area: float = 0.0002,
     max_area: float = 0.7,
     rejected: Counter[str] | None = None,
@@ -121,6 +122,7 @@ def make_triplet(
         sources: (source, weight) pairs; weights need not sum to 1.
         inside: bool [H,W], the object; None where everything is object (textures).
         visible: grey levels by which a pixel must change to belong to the mask.
+        min_difference: mean change over the mask, as a multiple of `visible`; what hardly shows teaches noise.
         min_area, max_area: bounds on the mask's area as fractions of the frame.
         rejected: counts, as "source: reason", of what was thrown away; None doesn't count.
 
@@ -141,11 +143,21 @@ def make_triplet(
         defective, region = source(frame, inside, rng)
         mask = visible_mask(frame, defective, region, visible)
         area = float(np.count_nonzero(mask)) / mask.size
-        if min_area <= area <= max_area:
+        fault = "too small or invisible" if area < min_area else "too large" if area > max_area else ""
+        if not fault and _mean_change(frame, defective, mask) < min_difference * visible:
+            fault = "too faint"
+        if not fault:
             return Triplet(frame, _without_strays(frame, defective, mask, visible), mask)
         if rejected is not None:
-            rejected[f"{source.name}: {'too small or invisible' if area < min_area else 'too large'}"] += 1
+            rejected[f"{source.name}: {fault}"] += 1
     return _plain_stain(frame, inside, rng)
+
+
+def _mean_change(frame: Frame, defective: Frame, mask: Mask) -> float:
+    """Mean over the mask of the largest channel's change, in grey levels."""
+    x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+    window = (slice(y, y + height), slice(x, x + width))
+    return float(cv2.absdiff(frame[window], defective[window])[mask[window]].max(axis=1).mean())
 
 
 def _without_strays(frame: Frame, defective: Frame, mask: Mask, visible: float) -> Frame:

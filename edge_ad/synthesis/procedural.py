@@ -29,24 +29,24 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "scratch": Kind(marks.scratch, 0.08, 0.6, 1.2),
-    "crack": Kind(marks.crack, 0.08, 0.5),
-    "pits": Kind(marks.pits, 0.04, 0.3, 1.2),
-    "thread": Kind(marks.thread, 0.1, 0.6, 1.0, on_object=False),
-    "tuft": Kind(marks.tuft, 0.1, 0.4, 0.7, on_object=False, at_edge=0.5),
-    "stain": Kind(surface.stain, 0.05, 0.6, 1.2),
-    "burn": Kind(surface.burn, 0.06, 0.4, 0.6),
-    "peel": Kind(surface.peel, 0.1, 1.0, 1.2, at_edge=0.4),
+    "scratch": Kind(marks.scratch, 0.08, 0.8, 1.2),
+    "crack": Kind(marks.crack, 0.08, 0.7),
+    "pits": Kind(marks.pits, 0.04, 0.4, 1.2),
+    "thread": Kind(marks.thread, 0.12, 0.8, 1.0, on_object=False),
+    "tuft": Kind(marks.tuft, 0.12, 0.5, 0.7, on_object=False, at_edge=0.5),
+    "stain": Kind(surface.stain, 0.06, 0.9, 1.2),
+    "burn": Kind(surface.burn, 0.08, 0.6, 0.6),
+    "peel": Kind(surface.peel, 0.12, 1.2, 1.2, at_edge=0.4),
     "corrode": Kind(surface.corrode, 1.0, 1.0, 0.5),
-    "lump": Kind(surface.lump, 0.04, 0.35, 1.2, on_object=False),
-    "glue": Kind(surface.glue, 0.06, 0.4),
-    "smear": Kind(surface.smear, 0.08, 0.6, 0.8),
-    "dent": Kind(surface.dent, 0.08, 0.4, 0.8),
-    "missing": Kind(structure.missing, 0.04, 0.4, 1.0, at_edge=0.5),
-    "shards": Kind(structure.shards, 0.06, 0.45, 1.2, at_edge=0.4),
-    "bend": Kind(structure.bend, 0.1, 0.5, 1.2, on_object=False),
-    "shift": Kind(structure.shift, 0.05, 0.4, 1.2),
-    "thicken": Kind(structure.thicken, 0.08, 0.4, 0.8),
+    "lump": Kind(surface.lump, 0.05, 0.5, 1.2, on_object=False),
+    "glue": Kind(surface.glue, 0.08, 0.6),
+    "smear": Kind(surface.smear, 0.1, 0.8, 0.8),
+    "dent": Kind(surface.dent, 0.1, 0.6, 0.8),
+    "missing": Kind(structure.missing, 0.05, 0.6, 1.0, at_edge=0.5),
+    "shards": Kind(structure.shards, 0.08, 0.7, 1.2, at_edge=0.4),
+    "bend": Kind(structure.bend, 0.12, 0.7, 1.2, on_object=False),
+    "shift": Kind(structure.shift, 0.06, 0.6, 1.2),
+    "thicken": Kind(structure.thicken, 0.1, 0.6, 0.8),
 }
 
 
@@ -114,7 +114,7 @@ def _window(size: tuple[int, ...], kind: Kind, centre: tuple[int, int], rng: np.
     """A window of random size and shape round the centre, moved to lie within the frame."""
     if kind.smallest >= 1:
         return Window(0, 0, size[0], size[1])
-    side = kind.smallest * (kind.largest / kind.smallest) ** (rng.random() ** 0.7) * min(max(size), 2 * min(size))
+    side = kind.smallest * (kind.largest / kind.smallest) ** (rng.random() ** 0.6) * min(max(size), 2 * min(size))
     stretch = np.exp(rng.uniform(-0.5, 0.5))
     height = int(np.clip(round(side * stretch), min(9, size[0]), size[0]))
     width = int(np.clip(round(side / stretch), min(9, size[1]), size[1]))
