@@ -174,7 +174,7 @@ def preprocess(
 
 def find_defects(pixel_scores: Array, threshold: float, *, min_area: int) -> list[Defect]:
     """8-connected regions of scores above `threshold`, highest peak first; NaN is not above anything."""
-    above = pixel_scores > threshold
+    above = pixel_scores.astype(np.float64) > threshold  # in float32 the threshold would be rounded
     runs: list[tuple[int, int, int]] = []  # row, first column, column after the last
     parent: list[int] = []
     before: list[int] = []  # runs of the row above

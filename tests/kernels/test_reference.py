@@ -86,17 +86,18 @@ def test_preprocess_normalises_in_channel_order():
 def test_find_defects_by_hand():
     scores = np.array([[9, 0, 0, 0], [0, 7, 0, 3], [0, 0, 0, 4], [np.nan, 0, 0, 0]], np.float32)
     diagonal, right = reference.find_defects(scores, 2.0, min_area=1)
-    assert diagonal == ((0, 0, 2, 2), 2, 9.0)  # corners connect
-    assert right == ((3, 1, 1, 2), 2, 4.0)
+    assert diagonal == reference.Defect((0, 0, 2, 2), 2, 9.0)  # corners connect
+    assert right == reference.Defect((3, 1, 1, 2), 2, 4.0)
     assert reference.find_defects(scores, 3.0, min_area=2) == [diagonal]  # 3 is not above 3
     assert reference.find_defects(scores, 9.0, min_area=1) == []
+    assert len(reference.find_defects(np.full((1, 1), 0.1, np.float32), 0.1, min_area=1)) == 1  # float32(0.1) > 0.1
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 24), st.integers(1, 24), st.floats(0.1, 0.9), st.integers(0, 1000))
 def test_find_defects_agrees_with_scipys_labels(height, width, threshold, seed):
     scores = np.random.default_rng(seed).random((height, width)).astype(np.float32)
-    labels, _ = ndimage.label(scores > threshold, np.ones((3, 3)))
+    labels, _ = ndimage.label(scores.astype(float) > threshold, np.ones((3, 3)))
     expected = {
         ((x.start, y.start, x.stop - x.start, y.stop - y.start), int((labels == i).sum()), float(peak))
         for i, (y, x) in enumerate(ndimage.find_objects(labels), 1)

@@ -1,0 +1,67 @@
+// The mean of the k largest scores, exact, in one pass that keeps a few times k of them.
+#include "kernels.h"
+
+#include <algorithm>
+#include <functional>
+#include <limits>
+
+namespace edge_ad {
+namespace {
+
+constexpr Index kBlock = 64;
+constexpr Index kSlack = 256;
+
+// Whether any score is above the bar or NaN.
+EDGE_AD_CLONES
+int any_above(const float* scores, float bar) {
+    int above = 0;
+    for (Index i = 0; i < kBlock; ++i) above |= !(scores[i] <= bar);
+    return above;
+}
+
+}  // namespace
+
+TopK::TopK(Index k) : k_(k), bar_(-std::numeric_limits<float>::infinity()) {
+    kept_.reserve(static_cast<std::size_t>(2 * k + kSlack + kBlock));
+}
+
+void TopK::add(const float* scores, Index count) {
+    for (Index start = 0; start < count; start += kBlock) {
+        const Index size = std::min(kBlock, count - start);
+        if (size == kBlock && !any_above(scores + start, bar_)) continue;
+        for (Index i = start; i < start + size; ++i) {
+            if (scores[i] <= bar_) continue;
+            if (scores[i] > bar_) kept_.push_back(scores[i]);
+            else nan_ = true;
+        }
+        if (static_cast<Index>(kept_.size()) >= 2 * k_ + kSlack) shrink();
+    }
+}
+
+void TopK::shrink() {
+    if (static_cast<Index>(kept_.size()) <= k_) return;
+    std::nth_element(kept_.begin(), kept_.begin() + (k_ - 1), kept_.end(), std::greater<>());
+    kept_.resize(static_cast<std::size_t>(k_));
+    bar_ = kept_.back();
+}
+
+float TopK::mean() {
+    if (nan_) return std::numeric_limits<float>::quiet_NaN();
+    shrink();
+    double sum = 0;
+    for (const float score : kept_) sum += score;
+    if (static_cast<Index>(kept_.size()) < k_) sum += -std::numeric_limits<double>::infinity();  // none was above it
+    return static_cast<float>(sum / static_cast<double>(k_));
+}
+
+void topk_mean(const float* scores, Index batch, Index pixels, Index k, float* mean) {
+    parallel(batch, static_cast<double>(batch * pixels), [&](Index begin, Index end) {
+        for (Index image = begin; image < end; ++image) {
+            TopK top(k);
+            top.add(scores + image * pixels, pixels);
+            mean[image] = top.mean();
+        }
+    });
+}
+
+}  // namespace edge_ad
