@@ -62,16 +62,16 @@ class DiffusionConfig:
     """The diffusion model of normal images, and how it is sampled. `at` gives sizes that fit a resolution."""
 
     resolution: int = 64  # pixels a side, a multiple of 2 ** (len(channels) - 1)
-    channels: tuple[int, ...] = (32, 64, 64, 64)  # a level each, halving the size
+    channels: tuple[int, ...] = (16, 32, 64, 64)  # a level each, halving the size
     layers: int = 1  # residual blocks a level
     attention: tuple[int, ...] = (3,)  # levels with self-attention
     timesteps: int = 1000  # T
     betas: tuple[float, float] = (1e-4, 0.02)  # linear
-    steps: int = 4000
+    steps: int = 3000
     batch_size: int = 8
-    learning_rate: float = 2e-4
+    learning_rate: float = 5e-4
     warmup_steps: int = 100
-    ema_decay: float = 0.999
+    ema_decay: float = 0.995
     precision: Literal["no", "bf16", "fp16"] = "no"  # no: float32
     checkpoint_steps: int = 200
     sheet_steps: int = 500  # between sheets of samples while training
@@ -91,11 +91,12 @@ class DiffusionConfig:
         return dataclasses.replace(cls(), resolution=resolution, **DIFFUSION_SIZES[resolution])
 
 
+_LONG = {"batch_size": 16, "learning_rate": 2e-4, "ema_decay": 0.9995, "checkpoint_steps": 1000, "sheet_steps": 2500}
 DIFFUSION_SIZES: dict[int, dict[str, Any]] = {
     32: {"channels": (16, 32, 32), "attention": (), "steps": 1500, "images": 16, "ema_decay": 0.99},
     64: {},
-    128: {"channels": (64, 128, 128, 256, 256), "layers": 2, "attention": (3, 4), "steps": 30000},
-    256: {"channels": (64, 128, 128, 256, 256, 512), "layers": 2, "attention": (4, 5), "steps": 60000},
+    128: {"channels": (64, 128, 128, 256, 256), "layers": 2, "attention": (3, 4), "steps": 30000, **_LONG},
+    256: {"channels": (64, 128, 128, 256, 256, 512), "layers": 2, "attention": (4, 5), "steps": 60000, **_LONG},
 }
 
 
