@@ -1,0 +1,92 @@
+"""`edgead check DATA`: what is in a data folder, and can it be trained on?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from edge_ad.data.checkup import Checkup
+
+
+def command(
+    data: Annotated[Path, typer.Argument(help="Folder of photos: MVTec AD, VisA or MPDD layout, or plain.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    show: Annotated[int, typer.Option(min=0, help="Files to name for each kind of finding; 0 for all.")] = 8,
+) -> None:
+    """Report what is in a data folder: counts, sizes, broken, double and odd photos, missing masks.
+
+    Exits with 1 when it can't be trained on.
+    """
+    from edge_ad.data.checkup import check_up
+    from edge_ad.data.samples import scan
+    from edge_ad.errors import DataError
+
+    checkup = check_up(scan(data))
+    if as_json:
+        typer.echo(json.dumps(checkup.to_dict(), indent=1))
+    else:
+        _print(checkup, data, show or 10**9)
+    if not checkup.trainable:
+        raise DataError(
+            f"{data} can't be trained on: {'; '.join(checkup.obstacles)}",
+            "add photos of good parts, or repair the files named above",
+        )
+
+
+def _print(checkup: Checkup, data: Path, show: int) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table(
+        title=f"{escape(checkup.name)}, {checkup.layout} layout; train, test: good photos", title_justify="left"
+    )
+    table.add_column("category", overflow="fold")
+    for column in ("train", "test", "defects", "masks"):
+        table.add_column(column, justify="right")
+    table.add_column("H x W")
+    table.add_column("gray", justify="right", no_wrap=True)
+    for one in checkup.categories:
+        sizes = list(one.sizes)
+        more = f" and {len(sizes) - 1} more" if len(sizes) > 1 else ""
+        cells = (one.train, one.test_good, sum(one.defects.values()), one.with_mask)
+        table.add_row(
+            escape(one.name),
+            *map(str, cells),
+            f"{sizes[0] if sizes else '-'}{more}",
+            "{} ± {}".format(*one.brightness),
+        )
+    console.print(table)
+    for one in checkup.categories:
+        if len(one.defects) > 1:
+            kinds = ", ".join(f"{kind} {count}" for kind, count in one.defects.items())
+            console.print(f"[dim]{escape(one.name)}:[/] {escape(kinds)}")
+
+    def findings(title: str, lines: Iterable[str], colour: str) -> None:
+        listed = list(lines)
+        if listed:
+            console.print(f"[bold {colour}]{title}: {len(listed)}[/]")
+            for line in listed[:show]:
+                console.print(f"  {escape(line)}")
+            if len(listed) > show:
+                console.print(f"  [dim]... and {len(listed) - show} more (--show 0 names all)[/]")
+
+    def named(path: Path) -> str:
+        return str(path.relative_to(data)) if path.is_relative_to(data) else str(path)
+
+    findings("broken, left out", (f"{named(p.path)}: {p.reason}" for p in checkup.broken), "red")
+    findings("not used", (f"{named(p.path)}: {p.reason}" for p in checkup.unused), "yellow")
+    findings("masks", (f"{named(p.path)}: {p.reason}" for p in checkup.masks), "yellow")
+    findings("test photos that are also in train", map(named, checkup.leaks), "red")
+    findings("identical photos", (" = ".join(map(named, group)) for group in checkup.copies), "yellow")
+    findings("nearly identical photos", (" ~ ".join(map(named, group)) for group in checkup.near_copies), "yellow")
+    findings("odd photos", (f"{named(p.path)}: {p.reason}" for p in checkup.odd), "yellow")
+    findings("notes", checkup.notes, "cyan")
+    if checkup.trainable:
+        console.print("[bold green]can be trained on[/]")
