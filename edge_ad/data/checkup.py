@@ -207,7 +207,10 @@ def _find_odd(looks: Sequence[Look]) -> list[Problem]:
         for look, value in zip(normals, values, strict=True):
             if abs(value - middle) > _OUTLIER * spread and look.contrast >= 1:
                 odd.append(Problem(look.sample.path, f"{name} {value:.3g}, the others' is about {middle:.3g}"))
-    return odd
+    reasons: dict[Path, list[str]] = defaultdict(list)
+    for path, reason in odd:
+        reasons[path].append(reason)
+    return [Problem(path, "; ".join(all_of_it)) for path, all_of_it in reasons.items()]
 
 
 def _report(name: str, looks: Sequence[Look]) -> CategoryReport:

@@ -74,7 +74,7 @@ def test_every_fault_is_named(folder):
     assert "another picture" not in reasons[2][1]
     assert "200x100" in reasons[2][1]
     assert found.trainable
-    assert any("12" in note or "15" in note for note in found.notes)  # few photos
+    assert any("16 good photos to train on" in note for note in found.notes)
 
 
 def test_bits_left_unused_are_noticed(tmp_path):
