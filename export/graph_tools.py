@@ -1,0 +1,154 @@
+"""Looking at ONNX graphs: types and shapes of tensors, who makes and reads them, how much work a node is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper, shape_inference
+
+from edge_ad.errors import ArtifactError
+
+Node = Any
+Model = Any
+WEIGHTED = ("MatMul", "Gemm", "Conv", "ConvTranspose")
+
+
+class Graph:
+    """An ONNX model with its lookups. Constant nodes become initialisers; a symbolic dimension counts as 1."""
+
+    def __init__(self, data: bytes | Model) -> None:
+        try:
+            model = onnx.load_model_from_string(data) if isinstance(data, bytes) else data
+            self.model: Model = shape_inference.infer_shapes(model)
+        except Exception as error:  # protobuf's and onnx's own kinds
+            raise ArtifactError(f"the graph can't be read: {error}", "export the artifact again") from error
+        self.graph = self.model.graph
+        self._lift_constants()
+        self.constants: dict[str, Any] = {tensor.name: tensor for tensor in self.graph.initializer}
+        self.makers: dict[str, Node] = {name: node for node in self.graph.node for name in node.output}
+        self._types: dict[str, tuple[int, tuple[int, ...]]] = {}
+        for info in [*self.graph.input, *self.graph.value_info, *self.graph.output]:
+            kind = info.type.tensor_type
+            self._types[info.name] = (kind.elem_type, tuple(d.dim_value or 1 for d in kind.shape.dim))
+        for tensor in self.graph.initializer:
+            self._types[tensor.name] = (tensor.data_type, tuple(tensor.dims))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The tensor's shape, () when unknown."""
+        return self._types.get(name, (0, ()))[1]
+
+    def is_float(self, name: str) -> bool:
+        """Whether it holds float32."""
+        return self._types.get(name, (0, ()))[0] == TensorProto.FLOAT
+
+    def readers(self) -> dict[str, list[Node]]:
+        """Tensor name -> nodes that read it."""
+        readers: dict[str, list[Node]] = {}
+        for node in self.graph.node:
+            for name in node.input:
+                readers.setdefault(name, []).append(node)
+        return readers
+
+    def value(self, name: str) -> npt.NDArray[Any]:
+        """An initialiser's array."""
+        return np.asarray(numpy_helper.to_array(self.constants[name]))
+
+    def add_constant(self, name: str, value: npt.NDArray[Any]) -> str:
+        """Add an initialiser; return its name."""
+        tensor = numpy_helper.from_array(np.array(value, order="C"), name)
+        self.graph.initializer.append(tensor)
+        self.constants[name] = tensor
+        return name
+
+    def work(self, node: Node) -> int:
+        """Multiply-adds of a MatMul, Gemm or (transposed) convolution for one image, else 0."""
+        if node.op_type not in WEIGHTED:
+            return 0
+        out, first, second = (self.shape(name) for name in (node.output[0], *node.input[:2]))
+        if not out or not first or not second:
+            return 0
+        if node.op_type == "MatMul":
+            return math.prod(out) * first[-1]
+        if node.op_type == "Gemm":
+            return math.prod(out) * first[0 if attribute(node, "transA", 0) else 1]
+        if node.op_type == "Conv":
+            return math.prod(out) * math.prod(second[1:])
+        return math.prod(first) * math.prod(second[1:])
+
+    def heavy(self, share: float = 0.004) -> list[Node]:
+        """Nodes that do more than that share of the graph's work: the others don't pay for their conversions.
+
+        What is computed from the graph's outputs (maps brought to size, scores) is never among them: it is the
+        ranking itself.
+        """
+        scoring = {value.name for value in self.graph.output}
+        found = []
+        work = [self.work(node) for node in self.graph.node]
+        limit = max(1, share * sum(work))
+        for node, own in zip(self.graph.node, work, strict=True):
+            if any(name in scoring for name in node.input):
+                scoring.update(node.output)
+            elif own >= limit:
+                found.append(node)
+        return found
+
+    def finished(self, nodes: Iterable[Node]) -> bytes:
+        """The model with these nodes in place of its own, unused initialisers dropped, checked, as bytes."""
+        kept = list(nodes)
+        del self.graph.node[:]
+        self.graph.node.extend(kept)
+        used = {name for node in kept for name in node.input} | {out.name for out in self.graph.output}
+        tensors = [tensor for tensor in self.graph.initializer if tensor.name in used]
+        del self.graph.initializer[:]
+        self.graph.initializer.extend(tensors)
+        del self.graph.value_info[:]  # the types of old tensors
+        onnx.checker.check_model(self.model, full_check=True)
+        return bytes(self.model.SerializeToString())
+
+    def _lift_constants(self) -> None:
+        nodes = []
+        for node in self.graph.node:
+            if node.op_type == "Constant" and node.attribute[0].name == "value":
+                tensor = self.graph.initializer.add()
+                tensor.CopyFrom(node.attribute[0].t)
+                tensor.name = node.output[0]
+            else:
+                nodes.append(node)
+        constants = {tensor.name: tensor for tensor in self.graph.initializer}
+        for node in list(nodes):  # a transposed weight is a weight
+            if node.op_type == "Transpose" and node.input[0] in constants:
+                value = numpy_helper.to_array(constants[node.input[0]])
+                turned = np.ascontiguousarray(value.transpose(attribute(node, "perm", None)))
+                self.graph.initializer.append(numpy_helper.from_array(turned, node.output[0]))
+                nodes.remove(node)
+        del self.graph.node[:]
+        self.graph.node.extend(nodes)
+
+
+def attribute(node: Node, name: str, default: Any) -> Any:
+    """A node's attribute, or the default."""
+    for own in node.attribute:
+        if own.name == name:
+            return helper.get_attribute_value(own)
+    return default
+
+
+def raise_opset(data: bytes, version: int) -> bytes:
+    """The same graph under a newer operator set (float16 scales of QuantizeLinear need 19)."""
+    model = onnx.load_model_from_string(data)
+    if any(own.domain in ("", "ai.onnx") and own.version >= version for own in model.opset_import):
+        return data
+    return bytes(onnx.version_converter.convert_version(model, version).SerializeToString())
+
+
+def with_metadata(data: bytes, **values: str) -> bytes:
+    """The same graph with metadata_props added or replaced."""
+    model = onnx.load_model_from_string(data)
+    merged = {entry.key: entry.value for entry in model.metadata_props} | values
+    helper.set_model_props(model, merged)
+    return bytes(model.SerializeToString())

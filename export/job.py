@@ -1,0 +1,122 @@
+"""One export, whole: convert, measure the loss, and only then put the graph into the artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edge_ad.artifact import Artifact
+from edge_ad.calibrate.int8 import Method, Ranges, measure_ranges
+from edge_ad.errors import ConfigError, DataError
+from edge_ad.export import gate
+from edge_ad.export.graph_tools import Graph, with_metadata
+from edge_ad.export.quantize import balance, half_tensors, layers_of, overflowing, to_fp16
+from edge_ad.export.sensitivity import Quantized, layer_errors, search
+from edge_ad.runtime.backends import GRAPHS, Array, Precision
+from edge_ad.runtime.backends_onnxruntime import OnnxRuntimeRunner
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to convert, and how much may be lost.
+
+    ranges: how INT8 ranges are taken from normals. smooth: move channel spread into the weights first, 0..1 (0:
+    don't). error_budget: pixel-score error (in standard deviations) beyond which layers are left in float. skip:
+    layers to leave in float anyway. max_loss: points of 100 that each metric may lose (None: 0.2 for FP16, 0.5 for
+    INT8). accept_loss: store the graph although the gate refuses.
+    """
+
+    ranges: Method = "percentile"
+    percentile: float = 99.99
+    smooth: float = 0.0
+    error_budget: float = 0.08
+    skip: tuple[str, ...] = ()
+    max_loss: float | None = None
+    accept_loss: bool = False
+    threads: int | None = None
+
+
+def export_precision(
+    artifact: Artifact,
+    precision: Precision,
+    normals: Sequence[Array],
+    labelled: gate.Labelled | None = None,
+    options: ExportOptions | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Write `model.fp16.onnx` or `model.int8.onnx` and its gate report; return the report.
+
+    normals: preprocessed images [3, H, W] of good parts: ranges come from the first half, the search and the gate
+    use the second. say: takes lines of progress.
+    Raises BackendError when the gate refuses, DataError with fewer than 8 normals.
+    """
+    options = options or ExportOptions()
+    if precision == "fp32":
+        raise ConfigError("the FP32 graph is what training writes", "export --fp16 or --int8")
+    if len(normals) < 8:
+        raise DataError(f"{len(normals)} photos of good parts are too few to measure on", "give at least 8")
+    source = artifact.file(GRAPHS["fp32"]).read_bytes()
+    half = len(normals) // 2
+    seen, held = normals[:half], normals[half:]
+    if precision == "fp16":
+        say("measuring ranges")
+        largest = measure_ranges(source, half_tensors(source), _batches(seen[:8]), options.threads or 0).largest()
+        keep = overflowing(source, largest) | set(options.skip)
+        graph, found = to_fp16(source, keep), None
+        details: dict[str, Any] = {"kept_fp32": sorted(keep)}
+    else:
+        found, details = _int8(source, seen, held, options, say)
+        graph = found.graph
+    reference = OnnxRuntimeRunner(source, threads=options.threads)
+    candidate = OnnxRuntimeRunner(graph, precision=precision, threads=options.threads)
+    say("measuring what was lost")
+    report = gate.judge(precision, reference, candidate, held, labelled, options.max_loss)
+    if not report.passed and not options.accept_loss:
+        hurting: Sequence[tuple[str, float]] = ()
+        if found is not None:
+            hurting = found.layer_errors or layer_errors(
+                source, details["amax"], held[:2], options.threads, lambda name: say(f"measuring {name} alone")
+            )
+        gate.refuse(report, hurting)
+    details.pop("amax", None)
+    record = {**report.to_dict(), **details, "accepted_loss": options.accept_loss and not report.passed}
+    artifact.add(GRAPHS[precision], with_metadata(graph, precision=precision))
+    record["bytes"] = {name: artifact.manifest.files[name].bytes for name in (GRAPHS["fp32"], GRAPHS[precision])}
+    artifact.update(reports={f"export.{precision}": record})
+    return record
+
+
+def _int8(
+    source: bytes, seen: Sequence[Array], held: Sequence[Array], options: ExportOptions, say: Callable[[str], None]
+) -> tuple[Quantized, dict[str, Any]]:
+    unknown = set(options.skip) - {layer.name for layer in layers_of(Graph(source))}
+    if unknown:
+        raise ConfigError(f"no layer to quantise is called {', '.join(sorted(unknown))}", "see the export's report")
+    say("measuring ranges")
+    ranges = _ranges(source, seen, options.threads)
+    if options.smooth:
+        source = balance(source, ranges.channel_amax, options.smooth)
+        ranges = _ranges(source, seen, options.threads)
+    amax = ranges.amax(options.ranges, options.percentile)
+    say("quantising")
+    advance = lambda name: say(f"measuring {name} alone")  # noqa: E731
+    found = search(source, amax, held[:8], options.error_budget, options.skip, options.threads, advance)
+    details = {
+        "ranges": options.ranges,
+        "smooth": options.smooth,
+        "layers": len(layers_of(Graph(source))),
+        "left_in_float": list(found.skipped),
+        "layer_errors": {name: round(error, 5) for name, error in found.layer_errors},
+        "amax": amax,
+    }
+    return found, details
+
+
+def _ranges(source: bytes, images: Sequence[Array], threads: int | None) -> Ranges:
+    names = sorted({layer.activation for layer in layers_of(Graph(source))})
+    return measure_ranges(source, names, _batches(images), threads or 0)
+
+
+def _batches(images: Sequence[Array]) -> list[Array]:
+    return [image[None] for image in images]

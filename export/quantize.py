@@ -1,0 +1,231 @@
+"""FP16 and INT8 versions of a graph, as plain ONNX that ONNX Runtime, OpenVINO and TensorRT 10 and 11 all take."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto, helper
+
+from edge_ad.export.graph_tools import Graph, Node, attribute
+
+LARGEST_HALF = 65504.0
+# Nodes that stay in FP16 when everything they read is FP16 already.
+_FOLLOW = frozenset(
+    """Add Clip Concat Div Erf Expand Flatten Gelu Identity Mul Relu Reshape
+    Sigmoid Slice Split Squeeze Sub Tanh Transpose Unsqueeze""".split()  # noqa: SIM905
+)
+
+
+class Layer(NamedTuple):
+    """A node to quantise: reads `activation`, has the constant `weight` with output channels on `axis`."""
+
+    name: str
+    activation: str
+    weight: str
+    axis: int
+
+
+def layers_of(graph: Graph) -> list[Layer]:
+    """Linear layers and convolutions that INT8 pays for.
+
+    Left in float: products of two activations (attention), whatever is too small to pay for its own conversions
+    (the segmentation head, the upsampling), depth-wise convolutions, and layers that read the image itself.
+    """
+    pixels = {value.name for value in graph.graph.input}
+    layers = []
+    for node in graph.heavy():
+        if node.op_type == "ConvTranspose" or node.input[0] in pixels | graph.constants.keys():
+            continue
+        if node.input[1] not in graph.constants or (node.op_type == "Conv" and attribute(node, "group", 1) > 1):
+            continue
+        if node.op_type == "Conv" or (node.op_type == "Gemm" and attribute(node, "transB", 0)):
+            axis = 0
+        else:
+            axis = graph.value(node.input[1]).ndim - 1
+        layers.append(Layer(node.name, node.input[0], node.input[1], axis))
+    return layers
+
+
+def quantize_int8(model: bytes, ranges: Mapping[str, float], skip: Collection[str] = ()) -> bytes:
+    """The graph with explicit Q/DQ around its heavy linear layers.
+
+    q = clip(round(x / scale), -128, 127) * scale, scale = amax / 127; symmetric, one scale a tensor for activations
+    and one an output channel for weights, which are stored as int8. Biases stay in float: TensorRT takes no int32
+    bias. ranges: amax per activation, from edge_ad.calibrate.int8. skip: names of layers left in float.
+    """
+    graph = Graph(model)
+    chosen = {layer.name: layer for layer in layers_of(graph) if layer.name not in skip}
+    nodes: list[Node] = []
+    dequantized: dict[str, str] = {}
+    for node in graph.graph.node:
+        layer = chosen.get(node.name)
+        if layer is not None:
+            if layer.activation not in dequantized:
+                dequantized[layer.activation] = _through_int8(
+                    graph, nodes, layer.activation, ranges[layer.activation]
+                )
+            node.input[0] = dequantized[layer.activation]
+            node.input[1] = _int8_weight(graph, nodes, layer)
+        nodes.append(node)
+    return graph.finished(nodes)
+
+
+def balance(model: bytes, channel_amax: Mapping[str, npt.NDArray[np.float64]], strength: float = 0.5) -> bytes:
+    """Move the spread of activation channels into the weights (SmoothQuant, Xiao et al. 2023, equation 4).
+
+    s_j = max|x_j|^strength / max|w_j|^(1 - strength); LayerNormalization's scale and bias are divided by s and the
+    next layer's weight rows multiplied, so the graph computes the same. Done where a LayerNormalization feeds
+    nothing but linear layers.
+    """
+    graph = Graph(model)
+    readers = graph.readers()
+    by_norm: dict[str, list[Layer]] = {}
+    for layer in layers_of(graph):
+        by_norm.setdefault(layer.activation, []).append(layer)
+    for activation, layers in by_norm.items():
+        norm = graph.makers.get(activation)
+        if norm is None or norm.op_type != "LayerNormalization" or len(norm.input) < 3:
+            continue
+        if len(readers[activation]) != len(layers) or activation not in channel_amax:
+            continue
+        weights = [graph.value(layer.weight).astype(np.float64) for layer in layers]
+        if any(weight.ndim != 2 for weight in weights) or any(layer.axis != 1 for layer in layers):
+            continue
+        rows = np.maximum.reduce([np.abs(weight).max(1) for weight in weights])
+        shift = np.maximum(channel_amax[activation], 1e-5) ** strength / np.maximum(rows, 1e-5) ** (1 - strength)
+        shift /= np.exp(np.log(shift).mean())  # keep the tensors' overall size
+        for i in (1, 2):
+            norm.input[i] = graph.add_constant(f"{activation}.balanced{i}", _over(graph.value(norm.input[i]), shift))
+        for layer, weight in zip(layers, weights, strict=True):
+            reader = next(node for node in readers[activation] if node.name == layer.name)
+            scaled = (weight * shift[:, None]).astype(np.float32)
+            reader.input[1] = graph.add_constant(f"{layer.name}.balanced_weight", scaled)
+    return graph.finished(list(graph.graph.node))
+
+
+def to_fp16(model: bytes, keep: Collection[str] = ()) -> bytes:
+    """The graph in mixed precision: heavy layers and what lies between them in FP16, the rest in FP32.
+
+    FP32 keeps LayerNormalization, Softmax, the residual stream, the cosine map, the head and the scores (the sums
+    of squares of eq. 4 overflow FP16 once features have a standard deviation of 1 on 192 channels or more), and the
+    nodes named in `keep`. Inputs and outputs of the graph stay float32. A quantised graph may be given: its scales
+    become FP16 where the layer is, which needs operator set 19.
+    """
+    graph = Graph(model)
+    half = _half_nodes(graph, frozenset(keep))
+    outputs = {value.name for value in graph.graph.output}
+    made_half = {name for node in graph.graph.node if node.name in half for name in _float_outputs(node)}
+    nodes: list[Node] = []
+    casts: dict[tuple[str, int], str] = {}
+
+    def cast(name: str, kind: int) -> str:
+        if (name, kind) not in casts:
+            suffix = "fp16" if kind == TensorProto.FLOAT16 else "fp32"
+            casts[name, kind] = f"{name}.{suffix}"
+            nodes.append(helper.make_node("Cast", [name], [casts[name, kind]], f"{name}.to_{suffix}", to=kind))
+        return casts[name, kind]
+
+    inner = {name: f"{name}.half" for name in outputs & made_half}
+    for node in graph.graph.node:
+        for i, name in enumerate(node.input):
+            own = inner.get(name, name)
+            if node.name in half and i in _float_inputs(graph, node, made_half):
+                node.input[i] = _half_constant(graph, name) if name in graph.constants else own
+                if name not in graph.constants and name not in made_half:
+                    node.input[i] = cast(name, TensorProto.FLOAT16)
+            elif name in made_half:
+                node.input[i] = cast(own, TensorProto.FLOAT)
+        written = list(node.output)
+        for i, name in enumerate(written):
+            node.output[i] = inner.get(name, name)
+        nodes.append(node)
+        nodes.extend(
+            helper.make_node("Cast", [inner[name]], [name], f"{name}.to_fp32", to=TensorProto.FLOAT)
+            for name in written
+            if name in inner
+        )
+    return graph.finished(nodes)
+
+
+def half_tensors(model: bytes) -> list[str]:
+    """Tensors that `to_fp16` would hold in FP16: measure them first, and `keep` what goes beyond its range."""
+    graph = Graph(model)
+    half = _half_nodes(graph, frozenset())
+    return [node.output[0] for node in graph.graph.node if node.name in half and graph.is_float(node.output[0])]
+
+
+def overflowing(model: bytes, largest: Mapping[str, float], margin: float = 4.0) -> set[str]:
+    """Names of nodes whose output came within `margin` of FP16's largest number."""
+    limit = LARGEST_HALF / margin
+    return {
+        node.name for node in Graph(model).graph.node if any(largest.get(name, 0) > limit for name in node.output)
+    }
+
+
+def _half_nodes(graph: Graph, keep: frozenset[str]) -> set[str]:
+    half = {node.name for node in graph.heavy()} - keep
+    made: set[str] = set()
+    for node in graph.graph.node:
+        follows = node.op_type in _FOLLOW and any(name in made for name in node.input)
+        if follows and node.name not in keep:
+            needed = [name for name in node.input if graph.is_float(name) and name not in graph.constants]
+            if all(name in made for name in needed):
+                half.add(node.name)
+        if node.name in half:
+            made.update(_float_outputs(node))
+    for node in reversed(graph.graph.node):  # the scales of a quantised layer take the layer's own type
+        if node.op_type == "DequantizeLinear":
+            readers = [reader for reader in graph.graph.node if node.output[0] in reader.input]
+            if readers and all(reader.name in half for reader in readers):
+                half.add(node.name)
+    return half
+
+
+def _float_outputs(node: Node) -> list[str]:
+    return list(node.output[:1])
+
+
+def _float_inputs(graph: Graph, node: Node, made_half: set[str]) -> list[int]:
+    """Positions of the inputs that have the node's own float type."""
+    return [i for i, name in enumerate(node.input) if name and (graph.is_float(name) or name in made_half)]
+
+
+def _half_constant(graph: Graph, name: str) -> str:
+    new = f"{name}.fp16"
+    if new not in graph.constants:
+        value = np.clip(graph.value(name), -LARGEST_HALF, LARGEST_HALF)
+        graph.add_constant(new, value.astype(np.float16))
+    return new
+
+
+def _through_int8(graph: Graph, nodes: list[Node], name: str, amax: float) -> str:
+    scale = graph.add_constant(f"{name}.scale", np.float32(max(amax, 1e-8) / 127))
+    zero = graph.add_constant(f"{name}.zero", np.int8(0))
+    nodes.append(helper.make_node("QuantizeLinear", [name, scale, zero], [f"{name}.q"], f"{name}.quantize"))
+    nodes.append(
+        helper.make_node("DequantizeLinear", [f"{name}.q", scale, zero], [f"{name}.dq"], f"{name}.dequantize")
+    )
+    return f"{name}.dq"
+
+
+def _int8_weight(graph: Graph, nodes: list[Node], layer: Layer) -> str:
+    value, name = graph.value(layer.weight), layer.name
+    others = tuple(axis for axis in range(value.ndim) if axis != layer.axis)
+    scales = np.maximum(np.abs(value).max(others), 1e-8) / 127
+    shape = [-1 if axis == layer.axis else 1 for axis in range(value.ndim)]
+    whole = np.clip(np.rint(value / scales.reshape(shape)), -127, 127).astype(np.int8)
+    inputs = [
+        graph.add_constant(f"{name}.weight_q", whole),
+        graph.add_constant(f"{name}.weight_scale", scales.astype(np.float32)),
+        graph.add_constant(f"{name}.weight_zero", np.zeros(len(scales), np.int8)),
+    ]
+    out = f"{name}.weight_dq"
+    nodes.append(helper.make_node("DequantizeLinear", inputs, [out], f"{name}.weight_dequantize", axis=layer.axis))
+    return out
+
+
+def _over(value: npt.NDArray[Any], divisor: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    return (value / divisor).astype(np.float32)

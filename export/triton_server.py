@@ -1,0 +1,67 @@
+"""A model repository for NVIDIA Triton Inference Server."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import onnx
+
+from edge_ad.artifact import Artifact
+from edge_ad.errors import ArtifactError, ConfigError
+from edge_ad.runtime.backends import GRAPHS, OUTPUTS, Precision
+
+
+def write_repository(artifact: Artifact, precision: Precision, out: Path, max_batch: int = 8) -> list[Path]:
+    """Write OUT/<name>/config.pbtxt and OUT/<name>/1/model.onnx; the client sends preprocessed images.
+
+    Dynamic batching joins requests that arrive within 2 ms. Thresholds and preprocessing go along as parameters,
+    so a client needs nothing else. Serve it with `tritonserver --model-repository OUT`.
+    """
+    graph = artifact.file(GRAPHS[precision])
+    model = onnx.load_model(graph)
+    if not model.graph.input[0].type.tensor_type.shape.dim[0].dim_param and max_batch > 1:
+        raise ConfigError("the graph has a fixed batch size", "use --max-batch 1")
+    name = f"{artifact.manifest.name}_{precision}"
+    if not name.replace("_", "").replace("-", "").isalnum():
+        raise ArtifactError(f"'{name}' is no name for a server's model", "rename the detector in its manifest")
+    folder = out / name
+    (folder / "1").mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(graph, folder / "1" / "model.onnx")
+    config = folder / "config.pbtxt"
+    config.write_text(_config(artifact, model, name, max_batch), encoding="utf-8")
+    return [config, folder / "1" / "model.onnx"]
+
+
+def _config(artifact: Artifact, model: onnx.ModelProto, name: str, max_batch: int) -> str:
+    def dims(value: onnx.ValueInfoProto) -> str:
+        sizes = [dim.dim_value or -1 for dim in value.type.tensor_type.shape.dim][1:]
+        # a tensor [B] has no dimension besides the batch: one is declared, and taken away by the reshape
+        return f"dims: [ {', '.join(map(str, sizes))} ]" if sizes else "dims: [ 1 ]\n    reshape: { shape: [ ] }"
+
+    def tensor(value: onnx.ValueInfoProto) -> str:
+        return f'  {{\n    name: "{value.name}"\n    data_type: TYPE_FP32\n    {dims(value)}\n  }}'
+
+    manifest, calibration = artifact.manifest, artifact.manifest.calibration or {}
+    how = manifest.preprocessing
+    parameters = {
+        "preprocessing": json.dumps({"image_size": how.image_size, "mean": how.mean, "std": how.std}),
+        "classes": json.dumps(manifest.classes),
+        "artifact_sha256": artifact.digest(),
+        **{key: repr(calibration[key]) for key in ("image_threshold", "pixel_threshold") if key in calibration},
+    }
+    outputs = {value.name: value for value in model.graph.output}
+    lines = [
+        f'name: "{name}"',
+        'platform: "onnxruntime_onnx"',
+        f"max_batch_size: {max_batch}",
+        "input [\n" + tensor(model.graph.input[0]) + "\n]",
+        "output [\n" + ",\n".join(tensor(outputs[name]) for name in OUTPUTS) + "\n]",
+        f"dynamic_batching {{ preferred_batch_size: [ {max_batch} ] max_queue_delay_microseconds: 2000 }}",
+    ]
+    lines += [
+        f'parameters {{ key: "{key}" value: {{ string_value: {json.dumps(value)} }} }}'
+        for key, value in parameters.items()
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,137 @@
+"""The gate measures, refuses, names layers and the way round; comparisons are right by hand."""
+
+import importlib
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from edge_ad.errors import BackendError, ConfigError, DataError
+from edge_ad.export.compare import compare, pearson, ranks
+from edge_ad.export.gate import Labelled, judge
+from edge_ad.export.job import ExportOptions, export_precision
+from edge_ad.runtime.backends import Outputs, open_runner
+
+job = importlib.import_module("edge_ad.export.job")
+
+
+@pytest.fixture
+def normals(parts):
+    return list(((np.stack(parts[0]) / 255 - 0.5) / 0.25).astype(np.float32).transpose(0, 3, 1, 2))
+
+
+@pytest.fixture
+def labelled(parts):
+    frames = np.stack([*parts[0][:20], *parts[1]])
+    images = ((frames / 255 - 0.5) / 0.25).astype(np.float32).transpose(0, 3, 1, 2)
+    masks = [None] * 20 + [(lambda mask=mask: mask) for mask in parts[2]]
+    return Labelled(lambda i: images[i], np.array([False] * 20 + [True] * 20), masks)
+
+
+class Noisy:
+    """A runner whose scores are another's plus noise."""
+
+    def __init__(self, runner, size):
+        self.runner, self.size, self.name, self.image_size = runner, size, "noisy", runner.image_size
+        self.rng = np.random.default_rng(0)
+
+    def __call__(self, images):
+        outputs = self.runner(images)
+        pixels = outputs.pixel_scores + self.rng.normal(0, self.size, outputs.pixel_scores.shape).astype(np.float32)
+        return Outputs(pixels.max((1, 2)), pixels, outputs.anomaly_map, outputs.head_logits)
+
+    def close(self):
+        self.runner.close()
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_export_stores_graph_and_report(precision, small_artifact, normals, labelled):
+    said = []
+    record = export_precision(small_artifact, precision, normals, labelled, ExportOptions(threads=1), said.append)
+    assert record["passed"]
+    assert small_artifact.has(f"model.{precision}.onnx")
+    assert small_artifact.manifest.reports[f"export.{precision}"] == record
+    assert record["before"]["i_auroc"] > 0.95
+    assert all(change >= -record["allowed_points"] for change in record["delta_points"].values())
+    assert record["bytes"][f"model.{precision}.onnx"] < record["bytes"]["model.onnx"]
+    assert said[-1] == "measuring what was lost"
+    runner = open_runner(small_artifact, precision=precision)
+    assert runner.name == f"onnxruntime-cpu {precision}"
+    assert np.isfinite(runner(normals[0][None]).pixel_scores).all()
+
+
+def test_gate_refuses_names_layers_and_can_be_overridden(small_artifact, normals, labelled, monkeypatch):
+    measure = job.measure_ranges
+
+    def clipped(*arguments):
+        ranges = measure(*arguments)
+        bad = ranges.names[2]
+        plain = ranges.amax
+        monkeypatch.setattr(ranges, "amax", lambda *a: {**plain(*a), bad: 1e-4})
+        return ranges
+
+    monkeypatch.setattr(job, "measure_ranges", clipped)
+    options = ExportOptions(threads=1, error_budget=1e9)
+    with pytest.raises(BackendError, match=r"loses too much: .* Layers that hurt most .*/matmul") as caught:
+        export_precision(small_artifact, "int8", normals, labelled, options)
+    assert "--accept-loss" in caught.value.hint
+    assert not small_artifact.has("model.int8.onnx")
+    record = export_precision(
+        small_artifact, "int8", normals, labelled, ExportOptions(threads=1, error_budget=1e9, accept_loss=True)
+    )
+    assert record["accepted_loss"]
+    assert not record["passed"]
+    assert small_artifact.has("model.int8.onnx")
+    found = export_precision(small_artifact, "int8", normals, labelled, ExportOptions(threads=1))
+    assert found["left_in_float"]  # the search finds the layer and the gate is content
+    assert found["passed"]
+
+
+def test_without_labels_the_normals_decide(small_artifact, normals):
+    exact = open_runner(small_artifact)
+    good = judge("int8", exact, open_runner(small_artifact), normals[:6])
+    assert good.passed
+    assert good.normals.pixel_correlation == pytest.approx(1)
+    assert good.delta_points() == {"i_auroc": None, "p_auroc": None, "aupro": None}
+    bad = judge("int8", exact, Noisy(open_runner(small_artifact), 0.2), normals[:6])
+    assert not bad.passed
+    assert "correlate" in bad.reasons[0]
+
+
+def test_labels_without_masks_still_count(small_artifact, normals, labelled):
+    runner = open_runner(small_artifact)
+    unmasked = Labelled(labelled.prepare, labelled.labels, [None] * 40)
+    report = judge("int8", runner, Noisy(open_runner(small_artifact), 3.0), normals[:4], unmasked)
+    assert report.before["p_auroc"] is None
+    assert not report.passed
+    assert judge("int8", runner, runner, normals[:4], unmasked).passed
+    assert judge("int8", runner, Noisy(runner, 3.0), normals[:4], unmasked, max_loss=100).passed
+
+
+def test_wrong_requests(small_artifact, normals):
+    with pytest.raises(ConfigError, match="FP32"):
+        export_precision(small_artifact, "fp32", normals)
+    with pytest.raises(DataError, match="too few"):
+        export_precision(small_artifact, "int8", normals[:7])
+    with pytest.raises(ConfigError, match="nosuch"):
+        export_precision(small_artifact, "int8", normals, options=ExportOptions(skip=("nosuch",)))
+
+
+def test_comparison_by_hand(small_artifact, normals):
+    runner = open_runner(small_artifact)
+    result = compare(runner, Noisy(open_runner(small_artifact), 0.1), [np.stack(normals[:8])])
+    assert result.images == 8
+    assert result.errors["anomaly_map"][-1] == 0
+    assert result.errors["pixel_scores"][0] == pytest.approx(0.0674, rel=0.02)  # median of |N(0, 0.1)|
+    assert set(result.to_dict()["errors"]) == {"image_score", "pixel_scores", "anomaly_map", "head_logits"}
+    with pytest.raises(ValueError, match="no images"):
+        compare(runner, runner, [])
+
+
+def test_ranks_and_correlation_agree_with_scipy():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 9, 50).astype(float), rng.normal(size=50)
+    np.testing.assert_array_equal(ranks(a), stats.rankdata(a))
+    assert pearson(ranks(a), ranks(b)) == pytest.approx(stats.spearmanr(a, b).statistic)
+    assert pearson(np.ones(4), np.ones(4)) == 1
+    assert pearson(np.ones(4), np.arange(4.0)) == 0
