@@ -1,0 +1,150 @@
+"""`edgead eval`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+
+
+def command(
+    artifact: Annotated[Path, typer.Argument(help="Folder that `edgead train` wrote.")],
+    data: Annotated[Path, typer.Argument(help="Labelled photos: a category, a data set, or good/ and bad/.")],
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures as JSON; '-' is standard output.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report that opens offline.")] = None,
+    category: Annotated[str | None, typer.Option(help="Only this category of the data set.")] = None,
+    backend: Annotated[
+        str, typer.Option(help="auto, onnxruntime, openvino, tensorrt, or torch (the weights themselves).")
+    ] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, fp16, int8, or auto.")] = "auto",
+    native: Annotated[bool, typer.Option(help="Also measure pixels at the photos' own size.")] = True,
+    batch: Annotated[int, typer.Option(min=1, help="Photos in one call of the graph.")] = 4,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+) -> None:
+    """Measure a detector on labelled images."""
+    from edge_ad.artifact import Artifact, write_atomically
+    from edge_ad.data.samples import scan
+    from edge_ad.errors import DataError
+    from edge_ad.evaluation import category_thresholds, evaluate, stamps
+    from edge_ad.report import Gallery, write_report
+    from edge_ad.runtime.overlay import score_scale
+
+    words = Console(stderr=True, highlight=False)
+    opened = Artifact.open(artifact)
+    dataset = scan(data)
+    if category:
+        dataset = dataset.only(category)
+    for target in (json_file, report):
+        if target and str(target) != "-" and not target.parent.is_dir():
+            raise DataError(f"the folder {target.parent} does not exist", "create it first")
+    runner = (
+        _torch_runner(opened, threads) if backend == "torch" else _graph_runner(opened, backend, precision, threads)
+    )
+    calibration = opened.manifest.calibration
+    gallery = Gallery()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=words, transient=True) as progress:
+        task = progress.add_task(f"measuring with {runner.name}", total=len(dataset.test))
+        try:
+            result = evaluate(
+                runner,
+                dataset,
+                opened.manifest.preprocessing,
+                batch=batch,
+                native=native,
+                thresholds=category_thresholds(calibration, dataset.categories),
+                about=stamps(opened, dataset, runner),
+                watch=gallery if report else None,
+                advance=lambda: progress.advance(task),
+            )
+        finally:
+            runner.close()
+    _say(words, result)
+    figures = result.to_dict()
+    if str(json_file) == "-":
+        typer.echo(json.dumps(figures, indent=1))
+    else:
+        out = Console(highlight=False)
+        out.print(_table(figures), width=None if out.is_terminal else 120)
+        if json_file:
+            write_atomically(json_file, json.dumps(figures, indent=1).encode())
+    if report:
+        scale = score_scale(calibration) if calibration else None
+        write_atomically(report, write_report(result, gallery, scale).encode())
+        words.print(f"report: {report}", soft_wrap=True)
+
+
+def _graph_runner(artifact: Any, backend: str, precision: str, threads: int | None) -> Any:
+    from edge_ad.runtime.backends import open_runner
+
+    return open_runner(artifact, backend, precision, threads)
+
+
+def _torch_runner(artifact: Any, threads: int | None) -> Any:
+    """A runner on the trained weights themselves, on CUDA where there is one: the reference for every export."""
+    import torch
+
+    from edge_ad.model.detector import Detector
+    from edge_ad.runtime.backends import Outputs, checked_images, checked_outputs, default_threads
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_num_threads(default_threads(threads))
+    detector = Detector.from_artifact(artifact).to(device)
+
+    class TorchRunner:
+        name = f"torch-{device} fp32"
+        image_size = artifact.manifest.preprocessing.image_size
+
+        def __call__(self, images: Any) -> Outputs:
+            with torch.inference_mode():
+                scores = detector(torch.from_numpy(checked_images(images, self.image_size)).to(device))
+            arrays = (scores.image_score, scores.pixel_scores, scores.anomaly_map, scores.head_logits)
+            return checked_outputs(Outputs(*(array.float().cpu().numpy() for array in arrays)), self.name)
+
+        def close(self) -> None:
+            """Nothing to free: Python does it."""
+
+    return TorchRunner()
+
+
+def _say(words: Console, result: Any) -> None:
+    """Files that were left out or used in part, a few by name and all by number."""
+    for title, problems in (("left out", result.skipped), ("used in part", result.notes)):
+        for problem in problems[:10]:
+            words.print(f"{title}: {problem.path}: {problem.reason}", style="yellow", markup=False, soft_wrap=True)
+        if len(problems) > 10:
+            words.print(
+                f"... {len(problems)} files {title}, all of them named in --json and --report", style="yellow"
+            )
+    if str(result.about.get("teacher", {}).get("source", "")).startswith("random"):
+        words.print("the teacher's weights are random: these figures say nothing", style="bold red")
+
+
+def _table(figures: dict[str, Any]) -> Table:
+    """Percentages: a row per category, its kinds of defect below it, and the mean."""
+    heads = ("I-AUROC", "P-AUROC", "AUPRO", "F1-max", "P-AUROC\nnative", "AUPRO\nnative", "good", "defects")
+    table = Table("", *(Column(head, justify="right", no_wrap=True) for head in heads), box=SIMPLE, padding=(0, 1))
+    names = figures["about"]["categories"]
+    for name in [*names, "mean"] if len(names) > 1 else names:
+        row = figures[name]
+        native = row.get("native") or {}
+        style = "bold" if name == "mean" else ""
+        table.add_row(name, *_cells(row, native), style=style)
+        kinds = row.get("kinds", {})
+        for kind, inner in kinds.items() if len(kinds) > 1 else ():
+            table.add_row(f"  {kind}", *_cells(inner, {}), style="dim")
+    return table
+
+
+def _cells(row: dict[str, Any], native: dict[str, Any]) -> list[str]:
+    values = [row[key] for key in ("i_auroc", "p_auroc", "aupro", "f1_max")]
+    values += [native.get("p_auroc"), native.get("aupro")]
+    return [*("-" if v is None else f"{100 * v:.2f}" for v in values), str(row["good"]), str(row["defects"])]

@@ -1,0 +1,347 @@
+"""Measure a detector on labelled photos, whatever runs it: figures per category and per kind of defect.
+
+Photos are read ahead in threads and looked at one batch at a time; of each only its score is kept and its pixels
+go into histograms, so memory does not grow with the test set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from edge_ad import __version__, metrics
+from edge_ad.artifact import Artifact, Preprocessing
+from edge_ad.data.images import Frame, Mask, preprocess, read_image, read_mask
+from edge_ad.data.samples import Dataset, Problem, Sample
+from edge_ad.errors import DataError
+from edge_ad.pixel_metrics import PixelMetrics
+from edge_ad.runtime.backends import Outputs, Runner
+
+Scores = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Fractions, 0..1; None where not defined (one class only, or no masks).
+
+    i_: over photos; p_: over pixels; aupro: per-region overlap up to FPR 0.3, aupro_05 up to 0.05; f1_max and
+    average_precision over photos. good, defects, regions: how many the figures rest on.
+    """
+
+    i_auroc: float | None = None
+    p_auroc: float | None = None
+    aupro: float | None = None
+    f1_max: float | None = None
+    average_precision: float | None = None
+    aupro_05: float | None = None
+    p_f1_max: float | None = None
+    p_average_precision: float | None = None
+    good: int = 0
+    defects: int = 0
+    regions: int = 0
+
+
+class Scored(NamedTuple):
+    """One photo and its score."""
+
+    sample: Sample
+    image_score: float
+
+
+class Look(NamedTuple):
+    """One photo while it is measured. pixel_scores: [256,256]; mask: [H,W] of the frame, None where unknown."""
+
+    sample: Sample
+    image_score: float
+    frame: Frame
+    pixel_scores: Scores
+    mask: Mask | None
+
+
+@dataclass
+class CategoryResult:
+    """Scores and pixels of one category. pixels, native: at the size of pixel_scores and at the photos' size, by
+    kind of defect ("good" among them)."""
+
+    scored: list[Scored] = field(default_factory=list)
+    pixels: dict[str, PixelMetrics] = field(default_factory=dict)
+    native: dict[str, PixelMetrics] = field(default_factory=dict)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Names of the kinds of defect, sorted."""
+        return tuple(sorted({one.sample.kind for one in self.scored if one.sample.label}))
+
+    def figures(self, kind: str | None = None) -> Figures:
+        """Over all photos, or over the good ones and one kind of defect."""
+        chosen = [one for one in self.scored if kind is None or not one.sample.label or one.sample.kind == kind]
+        scores, labels = np.array([s.image_score for s in chosen]), np.array([s.sample.label for s in chosen], int)
+        pixels = self.pooled(self.pixels, kind)
+        return Figures(
+            _known(metrics.image_auroc(scores, labels)),
+            _known(pixels.auroc()),
+            _known(pixels.aupro()),
+            _known(metrics.f1_max(scores, labels)),
+            _known(metrics.average_precision(scores, labels)),
+            _known(pixels.aupro(0.05)),
+            _known(pixels.f1_max()[0]),
+            _known(pixels.average_precision()),
+            int((labels == 0).sum()),
+            int(labels.sum()),
+            pixels.regions,
+        )
+
+    def native_figures(self) -> dict[str, Any] | None:
+        """Pixel figures at the photos' own size; None where they were not asked for."""
+        if not self.native:
+            return None
+        pixels = self.pooled(self.native)
+        return {
+            "p_auroc": _known(pixels.auroc()),
+            "aupro": _known(pixels.aupro()),
+            "aupro_05": _known(pixels.aupro(0.05)),
+            "regions": pixels.regions,
+        }
+
+    def pooled(self, collected: Mapping[str, PixelMetrics], kind: str | None = None) -> PixelMetrics:
+        """One collection of the good photos' pixels and those of a kind, or of all kinds."""
+        return PixelMetrics().merged(*(p for name, p in collected.items() if kind in (None, name) or name == "good"))
+
+    def rates(self, threshold: float) -> dict[str, float | int | None]:
+        """What a threshold does here: false_alarm_rate and missed_rate, with the counts behind them."""
+        alarms = [one.image_score > threshold for one in self.scored if not one.sample.label]
+        hits = [one.image_score > threshold for one in self.scored if one.sample.label]
+        return {
+            "threshold": threshold,
+            "false_alarms": sum(alarms),
+            "false_alarm_rate": sum(alarms) / len(alarms) if alarms else None,
+            "missed": len(hits) - sum(hits),
+            "missed_rate": 1 - sum(hits) / len(hits) if hits else None,
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result. about: stamps (what was measured on what). skipped: files left out; notes: used in part."""
+
+    categories: dict[str, CategoryResult]
+    skipped: tuple[Problem, ...] = ()
+    notes: tuple[Problem, ...] = ()
+    about: dict[str, Any] = field(default_factory=dict)
+    thresholds: dict[str, float] = field(default_factory=dict)
+
+    def mean(self) -> Figures:
+        """The unweighted mean over categories, each figure over the categories that have it; counts are sums."""
+        return _mean([result.figures() for result in self.categories.values()])
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: a key per category, `mean`, `about`; for one category its figures at the top level too."""
+        tables = {name: self._table(name, result) for name, result in self.categories.items()}
+        mean = _mean([Figures(**{key: table[key] for key in _NAMES}) for table in tables.values()])
+        top = dataclasses.asdict(mean) if len(tables) == 1 else {}
+        about = {
+            **self.about,
+            "categories": list(tables),
+            "skipped": [{"path": str(p.path), "reason": p.reason} for p in self.skipped],
+            "notes": [{"path": str(p.path), "reason": p.reason} for p in self.notes],
+        }
+        return {**top, **tables, "mean": dataclasses.asdict(mean), "about": about}
+
+    def _table(self, name: str, result: CategoryResult) -> dict[str, Any]:
+        table: dict[str, Any] = dataclasses.asdict(result.figures())
+        table["kinds"] = {kind: dataclasses.asdict(result.figures(kind)) for kind in result.kinds}
+        table["native"] = result.native_figures()
+        table["at_threshold"] = result.rates(self.thresholds[name]) if name in self.thresholds else None
+        return table
+
+
+_NAMES = tuple(f.name for f in dataclasses.fields(Figures))
+_COUNTS = ("good", "defects", "regions")
+
+
+def evaluate(
+    runner: Runner,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    *,
+    batch: int = 4,
+    native: bool = True,
+    thresholds: Mapping[str, float] | None = None,
+    about: Mapping[str, Any] | None = None,
+    watch: Callable[[Look], None] | None = None,
+    advance: Callable[[], None] | None = None,
+) -> Evaluation:
+    """Run the detector over the dataset's test photos.
+
+    preprocessing: the artifact's; its image_size must be the runner's. native: also measure pixels at the photos'
+    own size, the scores upsampled bilinearly. thresholds: image threshold by category, for false alarms and misses.
+    watch: sees every photo with its scores, and must not keep them all. advance: called once a photo.
+
+    Masks are brought to the size of pixel_scores by taking the nearest pixel. Defects without a mask count for the
+    figures over photos only; where no defect has one, figures over pixels are None. A photo that can't be read is
+    skipped and named. Raises DataError when none is left.
+    """
+    samples = dataset.test
+    if not samples:
+        raise DataError(
+            f"{dataset.name} has no test photos", "put good and defective ones into test/ or good/ and bad/"
+        )
+    results: dict[str, CategoryResult] = {}
+    skipped: list[Problem] = list(dataset.problems)
+    notes: list[Problem] = []
+    masked = {s.category for s in samples if s.mask_path}
+    for group in _groups(_loaded(samples, preprocessing), batch):
+        usable: list[_Loaded] = []
+        for one in group:
+            if isinstance(one, _Loaded):
+                usable.append(one)
+                notes += one.notes
+            else:
+                skipped.append(one)
+            if advance:
+                advance()
+        if not usable:
+            continue
+        outputs: Outputs = runner(np.stack([one.image for one in usable]))
+        for i, one in enumerate(usable):
+            look = Look(one.sample, float(outputs.image_score[i]), one.frame, outputs.pixel_scores[i], one.mask)
+            result = results.setdefault(one.sample.category, CategoryResult())
+            result.scored.append(Scored(look.sample, look.image_score))
+            if one.sample.category in masked:
+                _count_pixels(result, look, native)
+            if watch:
+                watch(look)
+    if not results:
+        raise DataError(f"no photo of {dataset.name} could be read", f"the first: {skipped[0].reason}")
+    ordered = {name: results[name] for name in sorted(results)}
+    return Evaluation(ordered, tuple(skipped), tuple(notes), dict(about or {}), dict(thresholds or {}))
+
+
+def _count_pixels(result: CategoryResult, look: Look, native: bool) -> None:
+    kind = look.sample.kind
+    if look.sample.label and look.mask is None:
+        return
+    small = None if look.mask is None else _resized_mask(look.mask, look.pixel_scores.shape)
+    result.pixels.setdefault(kind, PixelMetrics()).update(look.pixel_scores, small)
+    if native:
+        height, width = look.frame.shape[:2]
+        scores = cv2.resize(look.pixel_scores, (width, height), interpolation=cv2.INTER_LINEAR)
+        result.native.setdefault(kind, PixelMetrics()).update(scores, look.mask)
+
+
+class _Loaded(NamedTuple):
+    sample: Sample
+    frame: Frame
+    image: npt.NDArray[np.float32]
+    mask: Mask | None
+    notes: list[Problem]
+
+
+def _loaded(
+    samples: Sequence[Sample], preprocessing: Preprocessing, workers: int = 2, ahead: int = 8
+) -> Iterator[_Loaded | Problem]:
+    """The samples in order, read by threads (decoding holds no lock), at most `ahead` of them in memory."""
+    waiting: deque[Future[_Loaded | Problem]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for sample in samples:
+                waiting.append(pool.submit(_load, sample, preprocessing))
+                if len(waiting) >= ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _load(sample: Sample, preprocessing: Preprocessing) -> _Loaded | Problem:
+    try:
+        frame = read_image(sample.path)
+        image = preprocess(frame, preprocessing.image_size, preprocessing.mean, preprocessing.std)
+    except DataError as error:
+        return Problem(sample.path, error.message)
+    if sample.mask_path is None:
+        return _Loaded(sample, frame, image, None, [])
+    try:
+        mask = read_mask(sample.mask_path)
+    except DataError as error:
+        return _Loaded(sample, frame, image, None, [Problem(sample.mask_path, error.message)])
+    notes = []
+    if mask.shape != frame.shape[:2]:
+        notes.append(Problem(sample.mask_path, f"mask of {mask.shape} resized to the photo's {frame.shape[:2]}"))
+        mask = _resized_mask(mask, frame.shape[:2])
+    if sample.label and not mask.any():
+        notes.append(Problem(sample.mask_path, "mask of a defect is empty: its pixels are not counted"))
+        return _Loaded(sample, frame, image, None, notes)
+    return _Loaded(sample, frame, image, mask, notes)
+
+
+def _resized_mask(mask: Mask, size: Sequence[int]) -> Mask:
+    if mask.shape == tuple(size):
+        return mask
+    resized = cv2.resize(mask.astype(np.uint8), (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(resized, bool)
+
+
+def _groups(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    group: list[Any] = []
+    for item in items:
+        group.append(item)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _mean(figures: Sequence[Figures]) -> Figures:
+    values: dict[str, Any] = {}
+    for name in _NAMES:
+        known = [getattr(one, name) for one in figures if getattr(one, name) is not None]
+        values[name] = sum(known) if name in _COUNTS else (math.fsum(known) / len(known) if known else None)
+    return Figures(**values)
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def stamps(artifact: Artifact, dataset: Dataset, runner: Runner) -> dict[str, Any]:
+    """What a result must carry so that it can be repeated: detector, settings, seed, teacher, data, engine."""
+    manifest = artifact.manifest
+    return {
+        "artifact": manifest.name,
+        "artifact_sha256": artifact.digest(),
+        "preset": manifest.config.get("preset"),
+        "image_size": list(runner.image_size),
+        "seed": manifest.training.get("seed"),
+        "teacher": manifest.teacher,
+        "training": manifest.training,
+        "classes": list(manifest.classes),
+        "trained": manifest.created,
+        "runner": runner.name,
+        "data": dataset.name,
+        "layout": dataset.layout,
+        "split": {"train": len(dataset.train), "test": len(dataset.test)},
+        "edge_ad": __version__,
+        "measured": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def category_thresholds(calibration: Mapping[str, Any] | None, categories: Sequence[str]) -> dict[str, float]:
+    """The image threshold of each category, its own or the common one; empty before calibration."""
+    if not calibration or calibration.get("image_threshold") is None:
+        return {}
+    own = calibration.get("per_class") or {}
+    common = float(calibration["image_threshold"])
+    return {name: float(own.get(name, {}).get("image_threshold", common)) for name in categories}

@@ -1,0 +1,64 @@
+"""`edgead eval` as a user calls it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from edge_ad.cli import main
+from edge_ad.data.images import write_image
+
+
+@pytest.fixture
+def photos(tmp_path, parts):
+    for i in range(4):
+        write_image(tmp_path / f"stripes/train/good/{i}.png", parts[0][i])
+        write_image(tmp_path / f"stripes/test/good/{i}.png", parts[0][10 + i])
+        write_image(tmp_path / f"stripes/test/spot/{i}.png", parts[1][i])
+        write_image(tmp_path / f"stripes/ground_truth/spot/{i}_mask.png", parts[2][i].astype(np.uint8) * 255)
+    return tmp_path / "stripes"
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(["eval", *map(str, arguments)])
+    out, err = capsys.readouterr()
+    return stop.value.code, out, err
+
+
+def test_table_json_and_report(capsys, small_artifact, photos, tmp_path):
+    (photos / "test/good/broken.png").write_text("no image")
+    code, out, err = run(
+        capsys, small_artifact.path, photos, "--json", tmp_path / "f.json", "--report", tmp_path / "r.html"
+    )
+    assert code == 0, err
+    assert "I-AUROC" in out
+    assert "broken.png" in err
+    figures = json.loads((tmp_path / "f.json").read_text())
+    assert figures["i_auroc"] == figures["stripes"]["i_auroc"] > 0.8
+    assert figures["about"]["image_size"] == [64, 64]
+    assert (tmp_path / "r.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_json_to_standard_output_is_only_json(capsys, small_artifact, photos):
+    code, out, _ = run(capsys, small_artifact.path, photos, "--json", "-", "--no-native", "--batch", "3")
+    assert code == 0
+    assert json.loads(out)["stripes"]["native"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--category", "zebra"], "no category 'zebra'"),
+        (["--backend", "tflite"], "unknown backend 'tflite'"),
+        (["--precision", "fp16"], "has no model.fp16.onnx"),
+        (["--report", "/nowhere/at/all.html"], "does not exist"),
+    ],
+)
+def test_wrong_wishes_are_errors_with_hints(capsys, small_artifact, photos, arguments, message):
+    code, out, err = run(capsys, small_artifact.path, photos, *arguments)
+    assert (code, out) == (1, "")
+    assert message in err
+    assert "hint:" in err
