@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from edge_ad import metrics
 
-RESOLUTION = 5e-5
+RESOLUTION = 1e-4
 _MOST_BINS = 1 << 18
 _GOOD, _DEFECT, _OVERLAP = range(3)
 
@@ -51,8 +51,15 @@ class PixelMetrics:
         if not len(self._edges) or batch.lowest < self._edges[0]:
             self._edges = np.append(batch.lowest, self._edges)
             self._mass = np.concatenate([np.zeros((3, 1)), self._mass], axis=1)
-        self._refine(batch)
-        self._mass += batch.masses(self._edges)
+        after = self._mass + batch.masses(self._edges)
+        heavy = (after > RESOLUTION * after.sum(axis=1, keepdims=True)).any(axis=0)
+        heavy &= np.append(self._edges[1:], np.inf) > np.nextafter(
+            self._edges, np.float32(np.inf)
+        )  # more than a value
+        if heavy.any():
+            self._refine(batch, heavy, RESOLUTION / 2 * after.sum(axis=1))
+        else:
+            self._mass = after
         if len(self._edges) > _MOST_BINS:
             self._coarsen()
 
@@ -108,27 +115,24 @@ class PixelMetrics:
         at = np.unique(np.searchsorted(length, np.linspace(0, length[-1], points)).clip(0, len(x) - 1))
         return x[at], y[at]
 
-    def _refine(self, batch: _Batch) -> None:
-        """Split the bins that would hold too much, at quantiles of the batch."""
-        after = self._mass + batch.masses(self._edges)
-        total = after.sum(axis=1)
-        heavy = (after > RESOLUTION * total[:, None]).any(axis=0)
-        heavy &= np.append(self._edges[1:], np.inf) > np.nextafter(self._edges, np.float32(np.inf))  # one value only
-        if not heavy.any():
-            return
-        cuts = batch.quantiles(RESOLUTION / 2 * total)
-        cuts = cuts[(cuts >= self._edges[0]) & heavy[_bin_of(self._edges, cuts.clip(self._edges[0]))]]
+    def _refine(self, batch: _Batch, heavy: npt.NDArray[np.bool_], steps: npt.NDArray[np.float64]) -> None:
+        """Add the batch, splitting the heavy bins at its quantiles."""
+        cuts = batch.quantiles(steps)
+        cuts = cuts[heavy[_bin_of(self._edges, cuts)]]
         edges = np.union1d(self._edges, cuts)
         parent = _bin_of(self._edges, edges)
-        new, siblings = batch.masses(edges), np.bincount(parent, minlength=len(self._edges))[parent]
-        # What a split bin held before is taken to lie where the new picture's pixels lie.
-        any_new, share = new.sum(axis=0), np.empty_like(new)
+        new, before = batch.masses(edges), self._mass[:, parent]
+        # What a split bin held before is taken to lie where the new picture's pixels lie: of the same sort if there
+        # are any, else of any sort.
+        part = np.flatnonzero(np.bincount(parent)[parent] > 1)
+        owner = parent[part]
         for channel in range(3):
-            for weight in (np.ones(len(edges)), any_new, new[channel]):
-                sums = np.bincount(parent, weight, minlength=len(self._edges))[parent]
-                np.divide(weight, sums, out=share[channel], where=sums > 0)
-        self._mass = np.where(siblings > 1, share, 1.0) * self._mass[:, parent]
-        self._edges = edges
+            share = np.empty(len(part))
+            for weight in (np.ones(len(part)), new[:, part].sum(axis=0), new[channel, part]):
+                sums = np.bincount(owner, weight)[owner] if len(part) else weight
+                np.divide(weight, sums, out=share, where=sums > 0)
+            before[channel, part] *= share
+        self._edges, self._mass = edges, before + new
 
     def _spread(self, edges: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """The mass on finer edges, spread evenly within each bin."""
