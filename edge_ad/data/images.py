@@ -40,7 +40,8 @@ def read_image(path: Path | str) -> Frame:
 
     EXIF orientation is applied; gray is repeated into three channels; palettes and CMYK become RGB; alpha is
     dropped; 16 bits are scaled by 1/257 (always, never by the picture's own range: brightness must mean the
-    same in every picture); floats must lie in 0..1; of an animation or a multi-page TIFF the first frame counts.
+    same in every picture); floats must lie in 0..1; of an animation or a multi-page TIFF the first frame counts
+    (OpenCV before 4.11 refuses animated WebP, GIF and AVIF).
     Raises DataError, naming the file, when it is missing, empty, cut short, undecodable or beyond MAX_PIXELS.
     """
     return to_frame(read_raw(path), path)
@@ -68,7 +69,11 @@ def read_mask(path: Path | str) -> Mask:
     """
     image = read_raw(path)
     brightest = image.max(axis=2) if image.ndim == 3 else image
-    few = len(np.unique(brightest)) <= FEW_VALUES
+    if brightest.dtype == np.uint8:
+        counts = np.bincount(brightest.ravel())  # faster than sorting a large mask
+    else:
+        counts = np.unique(brightest, return_counts=True)[1]
+    few = np.count_nonzero(counts) <= FEW_VALUES
     return np.asarray(brightest > (0 if few else brightest.max() / 2))
 
 

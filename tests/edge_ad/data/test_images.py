@@ -84,6 +84,8 @@ def test_floats_in_range_and_out_of_it(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.tif", "a.png", "a.webp"])
 def test_first_frame_of_many(tmp_path, name):
+    if name == "a.webp" and tuple(map(int, cv2.__version__.split(".")[:2])) < (4, 11):
+        pytest.skip("this OpenCV refuses animated WebP")
     more = [Image.fromarray(np.roll(RGB, 5, 1))]
     options = {"lossless": True} if name == "a.webp" else {}
     frame = images.read_image(saved(tmp_path, name, save_all=True, append_images=more, **options))
