@@ -187,7 +187,7 @@ class DetectorTrainer:
         network.train()
         # noise depends on seed and step alone, so that a resumed run goes on as if nothing had happened
         torch.manual_seed(settings.seed * 1_000_003 + step)
-        total: dict[str, float] = {}
+        total: dict[str, torch.Tensor] = {}
         for part in range(settings.gradient_accumulation):
             batch = self._batch(step * settings.gradient_accumulation + part)
             weights = _loss_weights(self.config, self._progress_of(step))
@@ -204,8 +204,8 @@ class DetectorTrainer:
                     self.accelerator.clip_grad_norm_(parameters, settings.gradient_clip)
                 optimiser.step()
                 optimiser.zero_grad()
-            total = {"loss": float(loss.detach()), **{name: float(v.detach()) for name, v in losses.items()}}
-        return total
+            total = {"loss": loss.detach(), **{name: value.detach() for name, value in losses.items()}}
+        return {name: float(self.accelerator.reduce(value, "mean")) for name, value in total.items()}
 
     def _batch(self, draw: int) -> Batch:
         """Batch number `draw` of this process: a slice of the whole batch, which the seed alone determines."""
@@ -213,7 +213,8 @@ class DetectorTrainer:
         world, size = self.accelerator.num_processes, settings.batch_size
         rng = np.random.default_rng([settings.seed, 1, draw])
         whole = size * world
-        defective = np.arange(whole) % size < round(size * (1 - self.config.synthesis.normal_share))
+        # spread evenly, and alike however the batch is cut among processes
+        defective = np.diff(np.floor(np.arange(whole + 1) * (1 - self.config.synthesis.normal_share))) > 0
         pool = self.triplets if isinstance(self.bank, CachedBank) else 2**31 - 1
         triplets = rng.integers(0, max(1, pool), whole)
         normals = rng.integers(0, len(self.bank.paths), whole)

@@ -1,0 +1,112 @@
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save
+
+from edge_ad.artifact import Artifact, Manifest, Preprocessing
+from edge_ad.config import Config, ModelConfig
+from edge_ad.errors import ConfigError
+from edge_ad.model.detector import Detector, upsampling_matrix
+from edge_ad.model.student import k_centre, unit_tokens
+from edge_ad.model.weights import find_weights
+
+SIZE = (64, 96)
+MODELS = {
+    "edge": {},
+    "paper": {"student": "separate", "decoder": "transformer", "head_input": "product", "decoder_depth": 2},
+    "shared transformer": {"decoder": "transformer", "head_input": "map"},
+    "no decoder": {"student": "separate", "decoder": "none", "student_pretrained": False},
+    "no head": {"head": False},
+}
+
+
+@pytest.fixture(scope="module")
+def state():
+    return find_weights("test_vit", "random")[0]
+
+
+def build(config: ModelConfig, state, **changes) -> Detector:
+    torch.manual_seed(0)
+    return Detector(dataclasses.replace(config, **changes), SIZE, state).eval()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_scores_have_their_shapes_and_gradients_reach_all_trained_parts(name, tiny_config, state):
+    detector = build(tiny_config.model, state, **MODELS[name])
+    images = torch.randn(2, 3, *SIZE)
+    scores = detector(images)
+    assert scores.image_score.shape == (2,)
+    assert scores.pixel_scores.shape == (2, 256, 256)
+    assert scores.anomaly_map.shape == (2, 4, 6)
+    expected = scores.pixel_scores.flatten(1).topk(100).values.mean(1)
+    torch.testing.assert_close(scores.image_score, expected)
+    student, _, logits = detector.train().difference(images, detector.teacher(images))
+    (student.sum() + (0 if logits is None else logits.sum())).backward()
+    idle = [n for n, p in detector.named_parameters() if p.requires_grad and p.grad is None]
+    assert idle == []
+    assert all(p.grad is None for p in detector.teacher.parameters())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"decoder": "none"}, "repeats the teacher"),
+        ({"student": "separate"}, "feature space"),
+        ({"decoder": "transformer", "decoder_depth": 1}, "decoder_depth 1"),
+    ],
+)
+def test_students_that_cannot_be_are_refused(changes, message, tiny_config, state):
+    with pytest.raises(ConfigError, match=message):
+        build(tiny_config.model, state, **changes)
+
+
+def test_an_untrained_memory_already_tells_strange_from_known(tiny_config, state):
+    detector = build(tiny_config.model, state)
+    detector.student.decoder.sharpness.fill_(1000.0)
+    known = torch.randn(1, 3, *SIZE)
+    tokens = unit_tokens(detector.teacher(known))[0]
+    detector.student.decoder.memorise(tokens, torch.Generator().manual_seed(0))
+    changed = known.clone()
+    changed[..., 32:64, 32:64] += 3
+    assert detector(known).anomaly_map.max() < 1e-3
+    assert detector(changed).anomaly_map[0, 2:4, 2:4].min() > 10 * detector(known).anomaly_map.max()
+
+
+def test_k_centre_spreads_out():
+    torch.manual_seed(0)
+    clusters = torch.eye(8).repeat_interleave(50, 0) + 0.01 * torch.randn(400, 8)
+    chosen = k_centre(clusters, 8)
+    assert sorted((chosen // 50).tolist()) == list(range(8))
+
+
+@pytest.mark.parametrize(("size", "target"), [(4, 256), (28, 256), (7, 20)])
+def test_upsampling_matrix_is_torchs_resize_then_blur(size, target):
+    line = torch.randn(1, 1, size, dtype=torch.float64)
+    up = F.interpolate(line, size=target, mode="linear", align_corners=False)
+    taps = torch.exp(-0.5 * (torch.arange(-16, 17, dtype=torch.float64) / 4) ** 2)
+    expected = F.conv1d(F.pad(up, (16, 16), mode="replicate"), (taps / taps.sum())[None, None])
+    got = upsampling_matrix(size, target, 4.0).double() @ line[0, 0]
+    torch.testing.assert_close(got, expected[0, 0], atol=1e-6, rtol=0)
+
+
+def test_normal_range_makes_map_and_head_weigh_alike(tiny_config, state):
+    detector = build(tiny_config.model, state, head_weight=0.25)
+    images = torch.randn(1, 3, *SIZE)
+    _, maps, logits = detector.difference(images, detector.teacher(images))
+    detector.normal_range.copy_(torch.tensor([[0.2, 0.1], [-4.0, 2.0]]))
+    from_map = (detector.map_y @ maps.mean(1) @ detector.map_x.T - 0.2) / 0.1
+    from_head = (detector.head_y @ logits @ detector.head_x.T + 4.0) / 2.0
+    torch.testing.assert_close(detector(images).pixel_scores, 0.75 * from_map + 0.25 * from_head)
+
+
+def test_a_detector_survives_the_artifact(tiny_config, state, tmp_path):
+    detector = build(tiny_config.model, state)
+    config = dataclasses.replace(tiny_config, model=detector.config)
+    manifest = Manifest("x", config.to_dict(), Preprocessing(SIZE, config.model.mean, config.model.std))
+    artifact = Artifact.create(tmp_path / "a", manifest, {"weights.safetensors": save(detector.state_dict())})
+    images = torch.randn(1, 3, *SIZE)
+    again = Detector.from_artifact(artifact)
+    assert Config.from_dict(artifact.manifest.config) == config
+    torch.testing.assert_close(again(images).pixel_scores, detector(images).pixel_scores)

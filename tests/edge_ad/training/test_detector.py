@@ -1,0 +1,190 @@
+import dataclasses
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from edge_ad.config import Config
+from edge_ad.errors import ConfigError, DataError, EdgeAdError
+from edge_ad.model.detector import Detector
+from edge_ad.model.weights import find_weights
+from edge_ad.training.detector import DetectorTrainer, split_held_out
+from edge_ad.training.job import train_detector, triplet_maker
+
+
+class Record:
+    """Keeps the losses; may stop the run at a step, as Ctrl-C would."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.losses: list[float] = []
+        self.stop_at = stop_at
+
+    def phase(self, name: str, total: int, done: int = 0) -> None:
+        self.name = name
+
+    def advance(self, units: int, **numbers: float) -> None:
+        if "loss" in numbers:
+            self.losses.append(numbers["loss"])
+            if len(self.losses) == self.stop_at:
+                raise KeyboardInterrupt
+
+
+def trainer(config: Config, photos: list[Path], folder: Path, record: Record, **options) -> DetectorTrainer:
+    torch.manual_seed(0)
+    state, _ = find_weights(config.model.teacher, "random")
+    detector = Detector(config.model, (64, 96), state)
+    return DetectorTrainer(
+        config, detector, photos, folder, triplet_maker(config, photos), record, device="cpu", **options
+    )
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory, write_photos):
+    return write_photos(tmp_path_factory.mktemp("photos"), 10)
+
+
+@pytest.mark.parametrize("changes", [{}, {"student": "separate", "decoder": "transformer"}], ids=["edge", "paper"])
+def test_training_is_deterministic_and_an_interrupted_run_goes_on_exactly(changes, tiny_config, photos, tmp_path):
+    config = tiny_config.override("model", **changes)
+    whole, again, first, second = Record(), Record(), Record(stop_at=2), Record()
+    trained = trainer(config, photos, tmp_path / "a", whole)
+    trained.run()
+    trainer(config, photos, tmp_path / "b", again).run()
+    assert again.losses == whole.losses
+    assert len(whole.losses) == 4
+    with pytest.raises(KeyboardInterrupt):
+        trainer(config, photos, tmp_path / "c", first).run()
+    resumed = trainer(config, photos, tmp_path / "c", second, resume=True)
+    resumed.run()
+    assert (first.losses + second.losses)[-2:] == pytest.approx(whole.losses[-2:], rel=1e-6)
+    for (name, one), (_, other) in zip(
+        trained.detector.state_dict().items(), resumed.detector.state_dict().items(), strict=True
+    ):
+        torch.testing.assert_close(one, other, msg=name, rtol=1e-5, atol=1e-6)
+
+
+def test_losses_fall(tiny_config, photos, tmp_path):
+    record = Record()
+    trainer(tiny_config.override("training", steps=60), photos, tmp_path / "a", record).run()
+    assert sum(record.losses[-10:]) < 0.7 * sum(record.losses[:10])
+
+
+def test_two_phases_train_one_part_at_a_time(tiny_config, photos, tmp_path):
+    config = tiny_config.override("training", two_phase=True, weight_decay=0.0)
+    run = trainer(config, photos, tmp_path / "a", Record(stop_at=2))
+    head = {name: value.clone() for name, value in run.detector.head.state_dict().items()}
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    for name, value in run.detector.head.state_dict().items():
+        torch.testing.assert_close(value, head[name], msg=name, rtol=0, atol=0)
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tiny_config, photos, tmp_path):
+    config = tiny_config.override("training", steps=6, checkpoint_seconds=0.0)
+    run = trainer(config, photos, tmp_path / "a", Record())
+    step = run._step
+
+    def poisoned(number, *rest):
+        if number == 3:
+            with torch.no_grad():
+                next(run.detector.head.parameters()).fill_(math.nan)
+        return step(number, *rest)
+
+    run._step = poisoned
+    with pytest.raises(EdgeAdError, match="loss is nan at step 3"):
+        run.run()
+    saved = torch.load(tmp_path / "a" / "checkpoint.pt", weights_only=True)
+    assert saved["step"] == 3
+    assert all(torch.isfinite(value).all() for value in saved["model"].values())
+
+
+def test_a_damaged_checkpoint_starts_over_and_other_settings_do_not_resume(tiny_config, photos, tmp_path, caplog):
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tiny_config, photos, tmp_path / "a", Record(stop_at=2)).run()
+    (tmp_path / "a" / "checkpoint.pt").write_bytes(b"PK no checkpoint")
+    record = Record()
+    trainer(tiny_config, photos, tmp_path / "a", record, resume=True).run()
+    assert len(record.losses) == 4
+    assert "damaged" in caplog.text
+    with pytest.raises(ConfigError, match="other settings"):
+        trainer(tiny_config.override("training", seed=9), photos, tmp_path / "a", Record(), resume=True)
+
+
+def test_a_full_disk_is_named_when_the_checkpoint_is_written(tiny_config, photos, tmp_path, monkeypatch):
+    run = trainer(tiny_config, photos, tmp_path / "a", Record())
+
+    def full(*_):
+        raise RuntimeError("PytorchStreamWriter failed writing file: file write failed")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(DataError, match="can't write the checkpoint"):
+        run.run()
+    assert not (tmp_path / "a" / "checkpoint.tmp").exists()
+
+
+def test_held_out_normals_are_apart_and_seeded():
+    paths = [Path(str(i)) for i in range(40)]
+    fit, held = split_held_out(paths, 0.1, 0)
+    assert len(held) == 4
+    assert sorted([*fit, *held]) == sorted(paths)
+    assert split_held_out(paths, 0.1, 0) == (fit, held)
+    assert split_held_out(paths, 0.1, 1) != (fit, held)
+    with pytest.raises(DataError, match="1 usable"):
+        split_held_out(paths[:1], 0.1, 0)
+
+
+def test_broken_photos_are_skipped_and_counted(tiny_config, write_photos, tmp_path, caplog):
+    write_photos(tmp_path / "data" / "train" / "good", 6)
+    (tmp_path / "data" / "train" / "good" / "zz.png").write_bytes(b"\x89PNG broken")
+    trained = train_detector(
+        dataclasses.replace(tiny_config),
+        [tmp_path / "data"],
+        tmp_path / "out",
+        Record(),
+        device="cpu",
+        weights="random",
+    )
+    assert trained.manifest.training["skipped"] == 1
+    assert trained.manifest.teacher["source"] == "random"
+    assert "zz.png" in caplog.text
+    with pytest.raises(DataError, match="no usable photos"):
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "empty" / "a.png").write_bytes(b"")
+        train_detector(tiny_config, [tmp_path / "empty"], tmp_path / "o", Record(), device="cpu", weights="random")
+
+
+TWO = """
+import sys, torch
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_detector import Record, trainer
+from edge_ad.config import Config
+config = Config.from_toml({config!r}).override("training", batch_size=int(sys.argv[1]))
+record = Record()
+run = trainer(config, sorted(Path({photos!r}).iterdir()), Path(sys.argv[2]), record)
+run.run()
+if run.accelerator.is_main_process:
+    print("losses", *record.losses)
+"""
+
+
+def test_two_processes_learn_what_one_learns_from_twice_the_batch(tiny_config, photos, tmp_path):
+    config = tiny_config.override("model", bottleneck_dropout=0.0)
+    config.to_toml(tmp_path / "c.toml")
+    script = tmp_path / "two.py"
+    tests, folder = str(Path(__file__).parent), str(photos[0].parent)
+    script.write_text(TWO.format(tests=tests, config=str(tmp_path / "c.toml"), photos=folder))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    runs = {"one": [sys.executable, script, "4", tmp_path / "one"], "two": [*launch, script, "2", tmp_path / "two"]}
+    losses = {}
+    for name, command in runs.items():
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+        line = next(line for line in done.stdout.splitlines() if line.startswith("losses"))
+        losses[name] = [float(value) for value in line.split()[1:]]
+    assert len(losses["one"]) == 4
+    assert losses["two"] == pytest.approx(losses["one"], rel=1e-4)
