@@ -63,7 +63,7 @@ class WatchedFolder:
     reported as broken. `after` says what happens to it then; with `keep` a new start reads the files again.
     """
 
-    live = True
+    live = False  # every file is a part, none may be dropped
 
     def __init__(self, settings: SourceSettings, path: Path) -> None:
         if not path.is_dir():
