@@ -14,7 +14,10 @@ from rich.console import Console
 if TYPE_CHECKING:
     from edge_ad.config import DiffusionConfig
     from edge_ad.synthesis.dataset import NormalFrames
+    from edge_ad.synthesis.defects import Frame
     from edge_ad.synthesis.generated import GeneratedImages
+    from edge_ad.synthesis.perlin import Floats
+    from edge_ad.synthesis.quality import Features
 
 console = Console(stderr=True, highlight=False)
 
@@ -43,6 +46,12 @@ def command(
     textures: Annotated[Path | None, typer.Option(help="Folder of pictures to take textures from.")] = None,
     foreground: Annotated[bool, typer.Option(help="Keep defects on the object if the background is plain.")] = True,
     edges: Annotated[str, typer.Option(help="hard (the paper's), feathered, seamless or mixed.")] = "mixed",
+    min_feature_distance: Annotated[
+        float, typer.Option(min=0.0, help="Draw again what moves the teacher's features by less (1 - cos).")
+    ] = 0.0,
+    weights: Annotated[
+        str | None, typer.Option(help="The teacher's weights for that: a safetensors file, or 'random'.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Write synthetic defects as an MVTec-like folder, with masks, a manifest and a contact sheet.
@@ -52,6 +61,7 @@ def command(
     from edge_ad.config import SynthesisConfig, read_section, to_plain
     from edge_ad.data.samples import scan
     from edge_ad.synthesis.dataset import SHEET, NormalFrames, write_triplets
+    from edge_ad.synthesis.quality import Limits, QualityControl
     from edge_ad.synthesis.sources import build_sources, parse_sources
 
     shares = parse_sources(source)
@@ -67,6 +77,8 @@ def command(
     notes: dict[str, Any] = {"data": dataset.name, "settings": to_plain(settings)}
     if "ddpm" in shares:
         generated, notes["ddpm"] = _generate(frames, model, ddpm or out / "ddpm", seed, max_minutes, device)
+    features = _teacher_features(weights, frames[0].shape) if min_feature_distance else None
+    quality = QualityControl(Limits(min_feature_distance=min_feature_distance), features)
     sources = build_sources(settings, frames, generated=generated, textures=textures)
     with _bar() as update:
         manifest = write_triplets(
@@ -75,6 +87,7 @@ def command(
             sources,
             count,
             seed=seed,
+            quality=quality,
             foreground=foreground,
             visible=settings.visible,
             notes=notes,
@@ -110,6 +123,28 @@ def _model_settings(
     values = {"perturbation": perturbation, "strength": bounds, "start": start, **given}
     values = {name: value for name, value in values.items() if value is not None}
     return read_section(DiffusionConfig, values, "diffusion", DiffusionConfig.at(resolution))
+
+
+def _teacher_features(weights: str | None, shape: tuple[int, ...]) -> Features:
+    """What the quality control measures feature distances with: frame -> the `edge` preset's taps [C,h,w]."""
+    import torch
+
+    from edge_ad.config import Config
+    from edge_ad.data.images import preprocess
+    from edge_ad.model.teacher import Teacher, fit_image_size
+    from edge_ad.model.weights import find_weights
+
+    config = Config.named("edge").model
+    size = fit_image_size(config, (shape[0], shape[1]))
+    teacher = Teacher(config, size, find_weights(config.teacher, weights)[0])
+
+    def features(frame: Frame) -> Floats:
+        images = torch.from_numpy(preprocess(frame, size, config.mean, config.std))[None]
+        with torch.inference_mode():
+            taps: Floats = teacher(images)[0].flatten(0, 1).numpy()
+        return taps
+
+    return features
 
 
 def _generate(
