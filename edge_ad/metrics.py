@@ -95,7 +95,7 @@ def area_under_roc(curve: Curve) -> float:
     total_negative, total_positive = curve.negatives[-1], curve.positives[-1]
     if not total_negative or not total_positive:
         return float("nan")
-    area = _trapezoid(curve.positives / total_positive, curve.negatives / total_negative)
+    area = _trapezoid(curve.positives, curve.negatives) / (total_negative * total_positive)
     return min(area, 1.0)  # rounding must not push it over
 
 

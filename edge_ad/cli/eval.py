@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
@@ -72,8 +72,8 @@ def command(
     if str(json_file) == "-":
         typer.echo(json.dumps(figures, indent=1))
     else:
-        out = Console(highlight=False)
-        out.print(_table(figures), width=None if out.is_terminal else 120)
+        width = None if sys.stdout.isatty() else 120  # a file or a pipe has no width of its own
+        Console(highlight=False, width=width).print(_table(figures))
         if json_file:
             write_atomically(json_file, json.dumps(figures, indent=1).encode())
     if report:
@@ -130,8 +130,9 @@ def _say(words: Console, result: Any) -> None:
 
 def _table(figures: dict[str, Any]) -> Table:
     """Percentages: a row per category, its kinds of defect below it, and the mean."""
-    heads = ("I-AUROC", "P-AUROC", "AUPRO", "F1-max", "P-AUROC\nnative", "AUPRO\nnative", "good", "defects")
-    table = Table("", *(Column(head, justify="right", no_wrap=True) for head in heads), box=SIMPLE, padding=(0, 1))
+    heads = ("I-AUROC", "P-AUROC", "AUPRO", "F1-max", "P-AUROC\nnative", "AUPRO\nnative", "good +\ndefects")
+    columns = [Column("", no_wrap=True), *(Column(head, justify="right", no_wrap=True) for head in heads)]
+    table = Table(*columns, box=None, padding=(0, 2, 0, 0), header_style="bold")
     names = figures["about"]["categories"]
     for name in [*names, "mean"] if len(names) > 1 else names:
         row = figures[name]
@@ -147,4 +148,4 @@ def _table(figures: dict[str, Any]) -> Table:
 def _cells(row: dict[str, Any], native: dict[str, Any]) -> list[str]:
     values = [row[key] for key in ("i_auroc", "p_auroc", "aupro", "f1_max")]
     values += [native.get("p_auroc"), native.get("aupro")]
-    return [*("-" if v is None else f"{100 * v:.2f}" for v in values), str(row["good"]), str(row["defects"])]
+    return [*("-" if v is None else f"{100 * v:.2f}" for v in values), f"{row['good']} + {row['defects']}"]
