@@ -23,7 +23,9 @@ def test_frames_in_give_the_scores_of_preprocessed_images(size, small_artifact):
     expected = open_runner(small_artifact)(images)
     for name, array in zip(OUTPUTS, session.run(OUTPUTS, {"frames": frames}), strict=True):
         # some sums end at one half exactly and may round the other way: a grey level in one pixel
-        np.testing.assert_allclose(array, getattr(expected, name), atol=3e-3, err_msg=name)
+        np.testing.assert_allclose(
+            array, getattr(expected, name), atol=0.02 if name == "head_logits" else 2e-3, err_msg=name
+        )
 
 
 @pytest.mark.parametrize(("size", "target"), [(100, 64), (640, 224), (37, 64), (1080, 392), (7, 3), (5, 5)])
