@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from edge_ad.export.graph_tools import Graph, Node, attribute
 
 LARGEST_HALF = 65504.0
+LEAST_SCALE = 1e-6  # smaller ones vanish in FP16, and TensorRT takes no scale of 0
 # Nodes that stay in FP16 when everything they read is FP16 already.
 _FOLLOW = frozenset(
     """Add Clip Concat Div Erf Expand Flatten Gelu Identity Mul Relu Reshape
@@ -202,7 +203,7 @@ def _half_constant(graph: Graph, name: str) -> str:
 
 
 def _through_int8(graph: Graph, nodes: list[Node], name: str, amax: float) -> str:
-    scale = graph.add_constant(f"{name}.scale", np.float32(max(amax, 1e-8) / 127))
+    scale = graph.add_constant(f"{name}.scale", np.float32(max(amax / 127, LEAST_SCALE)))
     zero = graph.add_constant(f"{name}.zero", np.int8(0))
     nodes.append(helper.make_node("QuantizeLinear", [name, scale, zero], [f"{name}.q"], f"{name}.quantize"))
     nodes.append(
@@ -214,7 +215,7 @@ def _through_int8(graph: Graph, nodes: list[Node], name: str, amax: float) -> st
 def _int8_weight(graph: Graph, nodes: list[Node], layer: Layer) -> str:
     value, name = graph.value(layer.weight), layer.name
     others = tuple(axis for axis in range(value.ndim) if axis != layer.axis)
-    scales = np.maximum(np.abs(value).max(others), 1e-8) / 127
+    scales = np.maximum(np.abs(value).max(others) / 127, LEAST_SCALE)
     shape = [-1 if axis == layer.axis else 1 for axis in range(value.ndim)]
     whole = np.clip(np.rint(value / scales.reshape(shape)), -127, 127).astype(np.int8)
     inputs = [

@@ -148,7 +148,8 @@ def _chunks(images: Array, batch: int) -> Iterator[Array]:
 def _opener(backend: str) -> Callable[[Artifact, Precision, int | None], Runner]:
     """The function that opens a backend, imported only now: most devices have just one of the packages."""
     package = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt"}[backend.split("-")[0]]
-    if importlib.util.find_spec(package) is None:
+    # an engine may be TensorRT-RTX's, which is another package: its own module looks
+    if package != "tensorrt" and importlib.util.find_spec(package) is None:
         raise BackendError(
             f"backend '{backend}' needs the package '{package}', which is not installed",
             "pip install onnxruntime" if package == "onnxruntime" else f"pip install 'edge-ad[{package}]'",

@@ -1,0 +1,109 @@
+"""`edgead export`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+TARGETS = ("onnx", "openvino", "tensorrt", "tensorrt-rtx", "triton-server", "frames")
+
+
+def command(
+    artifact: Annotated[Path, typer.Argument(help="Folder that `edgead train` wrote.")],
+    fp16: Annotated[bool, typer.Option("--fp16", help="Mixed FP16 and FP32.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="INT8 linear layers with explicit Q/DQ.")] = False,
+    fp32: Annotated[bool, typer.Option("--fp32", help="The graph as trained (default).")] = False,
+    target: Annotated[str, typer.Option(help=f"What to write: {', '.join(TARGETS)}.")] = "onnx",
+    normals: Annotated[
+        Path | None, typer.Option(help="Photos of good parts: INT8 ranges and the gate are measured on them.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Labelled photos: the gate then watches AUROC and AUPRO.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where openvino, triton-server and frames write to.")] = None,
+    ranges: Annotated[str, typer.Option(help="INT8 ranges: percentile, minmax or entropy.")] = "percentile",
+    smooth: Annotated[float, typer.Option(help="Move channel spread into the weights, 0..1 (SmoothQuant).")] = 0.0,
+    skip: Annotated[list[str] | None, typer.Option(help="Layer to leave in float; may be repeated.")] = None,
+    max_loss: Annotated[float | None, typer.Option(help="Points of 100 that each metric may lose.")] = None,
+    accept_loss: Annotated[bool, typer.Option("--accept-loss", help="Store it although the gate refuses.")] = False,
+    images: Annotated[int, typer.Option(help="How many normals to measure on.")] = 64,
+    max_batch: Annotated[int, typer.Option(help="Largest batch of an engine or server.")] = 1,
+    workspace_mib: Annotated[int, typer.Option(help="TensorRT: scratch memory while building.")] = 2048,
+    version_compatible: Annotated[bool, typer.Option(help="TensorRT: engine for later versions too.")] = False,
+    hardware_compatible: Annotated[bool, typer.Option(help="TensorRT: engine for newer GPUs too.")] = False,
+    dla: Annotated[int | None, typer.Option(help="TensorRT on Jetson: DLA core, with GPU fallback.")] = None,
+    compute_capability: Annotated[
+        list[str] | None, typer.Option(help="TensorRT-RTX: GPU to build for, such as 8.6; may be repeated.")
+    ] = None,
+    frame_size: Annotated[str, typer.Option(help="frames: the camera's HEIGHTxWIDTH.")] = "",
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+) -> None:
+    """Write FP16, INT8 and engine files into the artifact, after measuring what they lose."""
+    from edge_ad.artifact import Artifact
+    from edge_ad.errors import ConfigError
+    from edge_ad.export import targets
+    from edge_ad.export.job import ExportOptions, export_precision
+    from edge_ad.runtime.backends import GRAPHS
+
+    console = Console(stderr=True, highlight=False)
+    if target not in TARGETS:
+        raise ConfigError(f"unknown target '{target}'", f"use one of: {', '.join(TARGETS)}")
+    if fp16 + int8 + fp32 > 1:
+        raise ConfigError("more than one precision was asked for", "choose one of --fp32, --fp16, --int8")
+    precision: Any = "fp16" if fp16 else "int8" if int8 else "fp32"
+    opened = Artifact.open(artifact)
+    result: dict[str, Any] = {"precision": precision, "target": target}
+    if precision != "fp32" and (not opened.has(GRAPHS[precision]) or normals is not None):
+        if normals is None:
+            raise ConfigError(
+                f"{artifact} has no {GRAPHS[precision]} yet, and making it needs photos of good parts",
+                "add --normals DIR",
+            )
+        options = ExportOptions(
+            targets.checked_ranges(ranges), smooth=smooth, skip=tuple(skip or ()), max_loss=max_loss,
+            accept_loss=accept_loss, threads=threads,
+        )  # fmt: skip
+        good = targets.prepared_normals(opened, normals, images)
+        labelled = None if data is None else targets.prepared_labelled(opened, data)
+        with console.status("exporting") as status:
+            result = export_precision(opened, precision, good, labelled, options, status.update)
+        _show(console, result)
+    built = targets.write_target(
+        opened, target, precision,
+        targets.TargetOptions(
+            out=out, max_batch=max_batch, workspace_mib=workspace_mib, version_compatible=version_compatible,
+            hardware_compatible=hardware_compatible, dla=dla, compute_capabilities=tuple(compute_capability or ()),
+            frame_size=frame_size,
+        ),
+    )  # fmt: skip
+    for path in built:
+        console.print(f"wrote {path}", soft_wrap=True)
+    calibrated = (opened.manifest.calibration or {}).get("precision", "fp32")
+    if opened.manifest.calibration and calibrated != precision and target in ("onnx", "tensorrt", "tensorrt-rtx"):
+        console.print(
+            f"the threshold was computed from {calibrated} scores: `edgead calibrate {artifact} --normals DIR "
+            f"--false-alarms P --precision {precision}` makes the promise hold, and `edgead run` use it"
+        )
+    typer.echo(json.dumps({**result, "files": [str(path) for path in built]}))
+
+
+def _show(console: Console, record: dict[str, Any]) -> None:
+    table = Table("metric", "FP32", record["precision"].upper(), "change, points", title="what the export lost")
+    for name, change in record["delta_points"].items():
+        if change is not None:
+            before, after = record["before"][name], record["after"][name]
+            table.add_row(name, f"{100 * before:.2f}", f"{100 * after:.2f}", f"{change:+.2f}")
+    normals = record["normals"]
+    rank = normals["rank_correlation"]
+    table.add_row("score rank correlation on normals", "", "" if rank is None else f"{rank:.4f}", "")
+    table.add_row("pixel-score correlation on normals", "", f"{normals['pixel_correlation']:.5f}", "")
+    sizes = list(record["bytes"].values())
+    table.add_row("size, MB", f"{sizes[0] / 1e6:.1f}", f"{sizes[1] / 1e6:.1f}", "")
+    console.print(table)
+    if record.get("left_in_float"):
+        console.print(f"left in float: {', '.join(record['left_in_float'])}")
+    if record["accepted_loss"]:
+        console.print(f"[bold red]accepted although:[/] {'; '.join(record['reasons'])}")

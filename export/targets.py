@@ -1,0 +1,118 @@
+"""What an export writes for each target, and the photos it measures on."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_ad.artifact import Artifact
+from edge_ad.calibrate.int8 import Method
+from edge_ad.data.images import preprocess, read_image, read_mask
+from edge_ad.data.samples import Sample, scan
+from edge_ad.errors import BackendError, ConfigError, DataError
+from edge_ad.export import triton_server
+from edge_ad.export.engine import build_engine
+from edge_ad.export.frames import frames_graph
+from edge_ad.export.gate import Labelled
+from edge_ad.runtime.backends import GRAPHS, Array, Precision
+from edge_ad.runtime.tensorrt_engine import EngineOptions
+
+
+@dataclass(frozen=True)
+class TargetOptions:
+    """Options of single targets; see `edgead export --help`."""
+
+    out: Path | None = None
+    max_batch: int = 1
+    workspace_mib: int = 2048
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    dla: int | None = None
+    compute_capabilities: tuple[str, ...] = ()
+    frame_size: str = ""
+
+
+def write_target(artifact: Artifact, target: str, precision: Precision, options: TargetOptions) -> list[Path]:
+    """Write the target's files from the artifact's graph of that precision; return their paths."""
+    graph = artifact.file(GRAPHS[precision])
+    if target == "onnx":
+        return [graph]
+    if target in ("tensorrt", "tensorrt-rtx"):
+        engine = EngineOptions(
+            target, options.max_batch, options.workspace_mib, options.version_compatible,
+            options.hardware_compatible, options.dla, options.compute_capabilities,
+        )  # fmt: skip
+        return build_engine(artifact, precision, engine)
+    if options.out is None:
+        raise ConfigError(f"target '{target}' writes outside the artifact", "add --out FOLDER")
+    if target == "openvino":
+        return _openvino(graph, options.out)
+    if target == "triton-server":
+        return triton_server.write_repository(artifact, precision, options.out, max(options.max_batch, 1))
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / f"{artifact.manifest.name}.frames.{precision}.onnx"
+    path.write_bytes(frames_graph(graph.read_bytes(), _size(options.frame_size), artifact.manifest.preprocessing))
+    return [path]
+
+
+def prepared_normals(artifact: Artifact, folder: Path, count: int) -> list[Array]:
+    """Up to `count` photos of good parts, evenly spread over the folder, as the graph takes them."""
+    samples = scan(folder).normals
+    if not samples:
+        raise DataError(f"{folder} has no photos of good parts", "name a folder of images, or with train/good in it")
+    picked = np.unique(np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int))
+    return [_prepare(artifact, samples[i]) for i in picked]
+
+
+def prepared_labelled(artifact: Artifact, folder: Path) -> Labelled:
+    """The folder's test photos for the gate, read when they are needed."""
+    samples = scan(folder).test
+    if not samples:
+        raise DataError(f"{folder} has no labelled test photos", "leave --data out to judge on normals alone")
+    return Labelled(
+        prepare=lambda i: _prepare(artifact, samples[i]),
+        labels=np.array([sample.label == 1 for sample in samples]),
+        masks=[_mask_reader(sample) for sample in samples],
+    )
+
+
+def checked_ranges(name: str) -> Method:
+    """The method of that name; ConfigError otherwise."""
+    methods: dict[str, Method] = {"minmax": "minmax", "percentile": "percentile", "entropy": "entropy"}
+    if name not in methods:
+        raise ConfigError(f"unknown way to take ranges '{name}'", f"use one of: {', '.join(methods)}")
+    return methods[name]
+
+
+def _prepare(artifact: Artifact, sample: Sample) -> Array:
+    how = artifact.manifest.preprocessing
+    image: Array = preprocess(read_image(sample.path), how.image_size, how.mean, how.std)
+    return image
+
+
+def _mask_reader(sample: Sample) -> Callable[[], npt.NDArray[np.bool_]] | None:
+    return None if sample.mask_path is None else partial(read_mask, sample.mask_path)
+
+
+def _openvino(graph: Path, out: Path) -> list[Path]:
+    if importlib.util.find_spec("openvino") is None:
+        raise BackendError("target 'openvino' needs the package 'openvino'", "pip install 'edge-ad[openvino]'")
+    openvino: Any = importlib.import_module("openvino")
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{graph.stem}.xml"
+    openvino.save_model(openvino.convert_model(str(graph)), path, compress_to_fp16=False)
+    return [path, path.with_suffix(".bin")]
+
+
+def _size(text: str) -> tuple[int, int]:
+    parts: Sequence[str] = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdigit() and int(part) for part in parts):
+        raise ConfigError(f"'{text}' is no frame size", "write --frame-size HEIGHTxWIDTH, such as 1080x1920")
+    return int(parts[0]), int(parts[1])

@@ -1,0 +1,73 @@
+"""`edgead export`, whole."""
+
+import json
+
+import pytest
+
+from edge_ad.artifact import Artifact
+from edge_ad.cli import main
+from edge_ad.data.images import write_image
+from edge_ad.runtime.backends import open_runner
+
+
+@pytest.fixture
+def data(parts, tmp_path):
+    good, bad, masks = parts
+    for folder, frames in (("train/good", good[:24]), ("test/good", good[24:]), ("test/spot", bad)):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        for i, frame in enumerate(frames):
+            write_image(tmp_path / "data" / folder / f"{i:03}.png", frame)
+    (tmp_path / "data/ground_truth/spot").mkdir(parents=True)
+    for i, mask in enumerate(masks):
+        write_image(tmp_path / "data/ground_truth/spot" / f"{i:03}_mask.png", mask.astype("uint8") * 255)
+    return tmp_path / "data"
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return stop.value.code
+
+
+def test_int8_with_labels_then_calibrate_and_load(small_artifact, data, capsys):
+    path = small_artifact.path
+    assert run("export", path, "--int8", "--normals", data / "train", "--data", data, "--threads", 1) == 0
+    out, err = capsys.readouterr()
+    record = json.loads(out)
+    assert record["passed"]
+    assert set(record["delta_points"]) == {"i_auroc", "p_auroc", "aupro"}
+    assert None not in record["delta_points"].values()
+    assert "what the export lost" in err
+    good = data / "test/good"
+    assert run("calibrate", path, "--normals", good, "--false-alarms", 0.1, "--precision", "int8") == 0
+    opened = Artifact.open(path)
+    assert opened.manifest.calibration["precision"] == "int8"
+    assert open_runner(opened).name.endswith("int8")
+
+
+def test_targets_outside_the_artifact(small_artifact, tmp_path, capsys):
+    pytest.importorskip("openvino")
+    path = small_artifact.path
+    assert run("export", path, "--target", "openvino", "--out", tmp_path / "ov") == 0
+    assert (tmp_path / "ov" / "model.xml").exists()
+    assert run("export", path, "--target", "triton-server", "--out", tmp_path / "ts", "--max-batch", 4) == 0
+    assert (tmp_path / "ts" / "small_fp32" / "config.pbtxt").exists()
+    assert run("export", path, "--target", "frames", "--out", tmp_path / "f", "--frame-size", "48x80") == 0
+    assert (tmp_path / "f" / "small.frames.fp32.onnx").exists()
+    assert json.loads(capsys.readouterr().out.splitlines()[0])["precision"] == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--int8", "--fp16"], "more than one precision"),
+        (["--int8"], "needs photos of good parts"),
+        (["--target", "tflite"], "unknown target 'tflite'"),
+        (["--target", "openvino"], "add --out"),
+        (["--target", "frames", "--out", "x", "--frame-size", "big"], "no frame size"),
+    ],
+)
+def test_wrong_requests(options, words, small_artifact, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("export", small_artifact.path, *options) == 1
+    assert words in " ".join(capsys.readouterr().err.split())
