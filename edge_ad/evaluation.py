@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from edge_ad import __version__, metrics
 from edge_ad.artifact import Artifact, Preprocessing
-from edge_ad.data.images import Frame, Mask, preprocess, read_image, read_mask
+from edge_ad.data.images import Frame, Mask, fit_mask, preprocess, read_image, read_mask, resize_mask
 from edge_ad.data.samples import Dataset, Problem, Sample
 from edge_ad.errors import DataError
 from edge_ad.pixel_metrics import PixelMetrics
@@ -231,7 +231,7 @@ def _count_pixels(result: CategoryResult, look: Look, native: bool) -> None:
     kind = look.sample.kind
     if look.sample.label and look.mask is None:
         return
-    small = None if look.mask is None else _resized_mask(look.mask, look.pixel_scores.shape)
+    small = None if look.mask is None else resize_mask(look.mask, look.pixel_scores.shape)
     result.pixels.setdefault(kind, PixelMetrics()).update(look.pixel_scores, small)
     if native:
         height, width = look.frame.shape[:2]
@@ -278,19 +278,15 @@ def _load(sample: Sample, preprocessing: Preprocessing) -> _Loaded | Problem:
         return _Loaded(sample, frame, image, None, [Problem(sample.mask_path, error.message)])
     notes = []
     if mask.shape != frame.shape[:2]:
-        notes.append(Problem(sample.mask_path, f"mask of {mask.shape} resized to the photo's {frame.shape[:2]}"))
-        mask = _resized_mask(mask, frame.shape[:2])
+        try:
+            mask = fit_mask(mask, frame.shape[:2], sample.mask_path)
+        except DataError as error:  # a mask of another picture would spoil the figures over pixels
+            return _Loaded(sample, frame, image, None, [Problem(sample.mask_path, error.message)])
+        notes.append(Problem(sample.mask_path, f"mask resized to the photo's {frame.shape[0]}x{frame.shape[1]}"))
     if sample.label and not mask.any():
         notes.append(Problem(sample.mask_path, "mask of a defect is empty: its pixels are not counted"))
         return _Loaded(sample, frame, image, None, notes)
     return _Loaded(sample, frame, image, mask, notes)
-
-
-def _resized_mask(mask: Mask, size: Sequence[int]) -> Mask:
-    if mask.shape == tuple(size):
-        return mask
-    resized = cv2.resize(mask.astype(np.uint8), (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
-    return np.asarray(resized, bool)
 
 
 def _groups(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

@@ -17,7 +17,16 @@ import numpy.typing as npt
 from edge_ad import metrics
 from edge_ad.data.images import Frame, Mask, encode_image
 from edge_ad.evaluation import CategoryResult, Evaluation, Figures, Look
-from edge_ad.runtime.overlay import ScoreScale, blend_heat, outline, score_scale
+from edge_ad.kernels import find_defects
+from edge_ad.runtime.overlay import (
+    ScoreScale,
+    SheetRow,
+    blend_heat,
+    contact_sheet,
+    outline,
+    score_scale,
+    score_text,
+)
 
 _SIDE = 224  # longest side of a picture in the report, pixels
 _SHOWN = 6  # photos per row of the gallery
@@ -73,6 +82,46 @@ def write_report(evaluation: Evaluation, gallery: Gallery, scale: ScoreScale | N
     for name, result in evaluation.categories.items():
         parts.append(_category(name, result, evaluation.thresholds.get(name), gallery, scale))
     return _PAGE.replace("{title}", _text(title)).replace("{body}", "\n".join(parts))
+
+
+def draw_sheet(
+    evaluation: Evaluation,
+    gallery: Gallery,
+    scale: ScoreScale | None = None,
+    pixel_threshold: float | None = None,
+    shown: int = 3,
+) -> Frame:
+    """The contact sheet: of each category the defects and good photos with the lowest and the highest scores.
+
+    scale: of the heat maps; default: the range of those shown. pixel_threshold: draws boxes around what exceeds
+    it. shown: photos of each sort; a photo appears once.
+    """
+    rows = []
+    for category in evaluation.categories:
+        threshold = evaluation.thresholds.get(category)
+        several = len(evaluation.categories) > 1
+        extremes = [one for row in _ROWS for one in gallery.row(category, row)[:shown]]
+        for one in {(one.kind, one.name): one for one in extremes}.values():
+            caption = f"{category}/{one.kind}/{one.name}" if several else f"{one.kind}/{one.name}"
+            rows.append(_sheet_row(one, caption, threshold, pixel_threshold))
+    return contact_sheet(
+        rows, scale, title=f"{evaluation.about.get('artifact', 'detector')}: lowest and highest scores"
+    )
+
+
+def _sheet_row(one: Shown, caption: str, threshold: float | None, pixel_threshold: float | None) -> SheetRow:
+    height, width = one.frame.shape[:2]
+    down, across = height / one.pixel_scores.shape[0], width / one.pixel_scores.shape[1]
+    defects = [] if pixel_threshold is None else find_defects(one.pixel_scores, pixel_threshold)
+    boxes = [
+        (int(x * across), int(y * down), max(1, int(w * across)), max(1, int(h * down)))
+        for x, y, w, h in (defect.box for defect in defects)
+    ]
+    rejected = threshold is not None and one.image_score > threshold
+    decision = "" if threshold is None else "NG" if rejected else "OK"
+    wrong = threshold is not None and rejected != (one.kind != "good")
+    note = score_text(one.image_score, threshold)
+    return SheetRow(one.frame, one.pixel_scores, decision, caption, note, one.mask, boxes if rejected else (), wrong)
 
 
 def _category(

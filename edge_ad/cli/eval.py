@@ -20,6 +20,9 @@ def command(
         Path | None, typer.Option("--json", help="Write the figures as JSON; '-' is standard output.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report that opens offline.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write a contact sheet (PNG or JPEG): image, truth, map, verdict.")
+    ] = None,
     category: Annotated[str | None, typer.Option(help="Only this category of the data set.")] = None,
     backend: Annotated[
         str, typer.Option(help="auto, onnxruntime, openvino, tensorrt, or torch (the weights themselves).")
@@ -31,10 +34,11 @@ def command(
 ) -> None:
     """Measure a detector on labelled images."""
     from edge_ad.artifact import Artifact, write_atomically
+    from edge_ad.data.images import encode_image
     from edge_ad.data.samples import scan
     from edge_ad.errors import DataError
     from edge_ad.evaluation import category_thresholds, evaluate, stamps
-    from edge_ad.report import Gallery, write_report
+    from edge_ad.report import Gallery, draw_sheet, write_report
     from edge_ad.runtime.overlay import score_scale
 
     words = Console(stderr=True, highlight=False)
@@ -42,7 +46,7 @@ def command(
     dataset = scan(data)
     if category:
         dataset = dataset.only(category)
-    for target in (json_file, report):
+    for target in (json_file, report, sheet):
         if target and str(target) != "-" and not target.parent.is_dir():
             raise DataError(f"the folder {target.parent} does not exist", "create it first")
     runner = (
@@ -62,7 +66,7 @@ def command(
                 native=native,
                 thresholds=category_thresholds(calibration, dataset.categories),
                 about=stamps(opened, dataset, runner),
-                watch=gallery if report else None,
+                watch=gallery if report or sheet else None,
                 advance=lambda: progress.advance(task),
             )
         finally:
@@ -76,8 +80,12 @@ def command(
         Console(highlight=False, width=width).print(_table(figures))
         if json_file:
             write_atomically(json_file, json.dumps(figures, indent=1).encode())
+    scale = score_scale(calibration) if calibration else None
+    if sheet:
+        pixel_threshold = (calibration or {}).get("pixel_threshold")
+        write_atomically(sheet, encode_image(draw_sheet(result, gallery, scale, pixel_threshold), sheet.suffix))
+        words.print(f"contact sheet: {sheet}", soft_wrap=True)
     if report:
-        scale = score_scale(calibration) if calibration else None
         write_atomically(report, write_report(result, gallery, scale).encode())
         words.print(f"report: {report}", soft_wrap=True)
 

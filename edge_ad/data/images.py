@@ -96,7 +96,7 @@ def to_frame(image: npt.NDArray[Any], name: Path | str) -> Frame:
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def fit_mask(mask: Mask, size: tuple[int, int], name: Path | str) -> Mask:
+def fit_mask(mask: Mask, size: Sequence[int], name: Path | str) -> Mask:
     """The mask at its image's size (H, W); DataError when the proportions differ by more than 2 %."""
     (h, w), (to_h, to_w) = mask.shape, size
     if abs(h * to_w - w * to_h) > 0.02 * max(h * to_w, w * to_h) + max(to_h, to_w):
@@ -106,7 +106,7 @@ def fit_mask(mask: Mask, size: tuple[int, int], name: Path | str) -> Mask:
     return resize_mask(mask, size)
 
 
-def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
+def resize_mask(mask: Mask, size: Sequence[int]) -> Mask:
     """Mask at size (H, W), nearest pixel, so that no pixel is half a defect."""
     if mask.shape == tuple(size):
         return mask

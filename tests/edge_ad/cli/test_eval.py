@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edge_ad.cli import main
-from edge_ad.data.images import write_image
+from edge_ad.data.images import read_image, write_image
 
 
 @pytest.fixture
@@ -40,6 +40,20 @@ def test_table_json_and_report(capsys, small_artifact, photos, tmp_path):
     assert figures["i_auroc"] == figures["stripes"]["i_auroc"] > 0.8
     assert figures["about"]["image_size"] == [64, 64]
     assert (tmp_path / "r.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_contact_sheet(capsys, small_artifact, photos, tmp_path):
+    small_artifact.update(
+        calibration={"image_threshold": 0.0, "pixel_threshold": 0.0, "score_quantiles": [-2.0, -1.0, 0.0]}
+    )
+    code, _, err = run(capsys, small_artifact.path, photos, "--sheet", tmp_path / "s.png", "--no-native")
+    assert code == 0, err
+    sheet = read_image(tmp_path / "s.png")
+    assert sheet.shape[1] == 4 * (192 + 6) + 6
+    assert sheet.shape[0] > 8 * 192  # all eight photos, each once
+    code, _, err = run(capsys, small_artifact.path, photos, "--sheet", tmp_path / "s.xyz", "--no-native")
+    assert code == 1
+    assert "use .png or .jpg" in err
 
 
 def test_json_to_standard_output_is_only_json(capsys, small_artifact, photos):
