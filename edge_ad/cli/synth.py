@@ -76,7 +76,7 @@ def command(
     generated = None
     notes: dict[str, Any] = {"data": dataset.name, "settings": to_plain(settings)}
     if "ddpm" in shares:
-        generated, notes["ddpm"] = _generate(frames, model, ddpm or out / "ddpm", seed, max_minutes, device)
+        generated, notes["ddpm"] = generate_images(frames, model, ddpm or out / "ddpm", seed, max_minutes, device)
     features = _teacher_features(weights, frames[0].shape) if min_feature_distance else None
     quality = QualityControl(Limits(min_feature_distance=min_feature_distance), features)
     sources = build_sources(settings, frames, generated=generated, textures=textures)
@@ -147,7 +147,7 @@ def _teacher_features(weights: str | None, shape: tuple[int, ...]) -> Features:
     return features
 
 
-def _generate(
+def generate_images(
     frames: NormalFrames, model: DiffusionConfig, folder: Path, seed: int, max_minutes: float | None, device: str
 ) -> tuple[GeneratedImages, dict[str, Any]]:
     """Train or reuse the diffusion model, and fill its cache of anomaly images."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from edge_ad.artifact import Artifact
     from edge_ad.cli.progress import TerminalProgress
     from edge_ad.config import Config
+    from edge_ad.synthesis.generated import GeneratedImages
 
 
 def command(
@@ -28,6 +30,9 @@ def command(
     source: Annotated[
         str | None, typer.Option(help="Synthetic defects, as in procedural:0.5,texture:0.5,ddpm:0.5.")
     ] = None,
+    ddpm: Annotated[
+        Path | None, typer.Option(help="Diffusion model of `edgead synth` to use, instead of training one.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
 ) -> None:
     """Train a detector on photos of good parts.
@@ -42,7 +47,7 @@ def command(
     if source:
         settings = settings.override("synthesis", sources=tuple(part.strip() for part in source.split(",")))
     artifact = train_artifact(
-        settings, data, out, device=device, max_minutes=max_minutes, weights=weights, resume=resume
+        settings, data, out, device=device, max_minutes=max_minutes, weights=weights, ddpm=ddpm, resume=resume
     )
     typer.echo(str(artifact.path))
 
@@ -55,18 +60,31 @@ def train_artifact(
     device: str = "auto",
     max_minutes: float | None = None,
     weights: str | None = None,
+    ddpm: Path | None = None,
     resume: bool = False,
 ) -> Artifact:
     """Train, write weights and graph as one artifact, and set a first threshold from the held-out normals."""
     from edge_ad.artifact import Artifact
     from edge_ad.cli.progress import TerminalProgress
     from edge_ad.export.onnx_graph import export_onnx
-    from edge_ad.training.job import train_detector
+    from edge_ad.training.job import train_detector, work_folder
 
     check_output(out)
+    began = time.monotonic()
+    generated = anomaly_images(settings, data, ddpm or work_folder(out, "ddpm"), max_minutes, device)
+    if max_minutes is not None:
+        max_minutes -= (time.monotonic() - began) / 60
     with TerminalProgress() as progress:
         trained = train_detector(
-            settings, data, out, progress, device=device, max_minutes=max_minutes, weights=weights, resume=resume
+            settings,
+            data,
+            out,
+            progress,
+            generated=generated,
+            device=device,
+            max_minutes=max_minutes,
+            weights=weights,
+            resume=resume,
         )
         progress.phase("writing the artifact", 1)
         graph = export_onnx(trained.detector, classes=trained.manifest.classes, preset=settings.preset)
@@ -76,6 +94,24 @@ def train_artifact(
         progress.phase("first threshold", len(trained.held_out))
         first_threshold(artifact, trained.held_out, progress)
     return artifact
+
+
+def anomaly_images(
+    settings: Config, data: list[Path], folder: Path, max_minutes: float | None, device: str
+) -> GeneratedImages | None:
+    """The diffusion model's images where the settings name `ddpm`; at most half of the time goes there."""
+    from edge_ad.cli.synth import generate_images
+    from edge_ad.data.samples import scan
+    from edge_ad.synthesis.dataset import NormalFrames
+    from edge_ad.synthesis.sources import parse_sources
+
+    if "ddpm" not in parse_sources(settings.synthesis.sources):
+        return None
+    photos = [sample.path for path in data for sample in scan(path).train]
+    frames = NormalFrames(photos, settings.synthesis.diffusion.resolution)
+    share = None if max_minutes is None else max_minutes / 2
+    images, _ = generate_images(frames, settings.synthesis.diffusion, folder, settings.training.seed, share, device)
+    return images
 
 
 def check_output(out: Path) -> None:

@@ -18,6 +18,7 @@ from edge_ad.errors import DataError
 from edge_ad.model.detector import Detector
 from edge_ad.model.head import UPSCALE
 from edge_ad.model.student import MemoryDecoder, unit_tokens
+from edge_ad.synthesis.dataset import NormalFrames
 from edge_ad.synthesis.defects import Triplet
 from edge_ad.training.features import FeatureStore
 
@@ -45,6 +46,7 @@ class TripletBank:
 
     def __init__(self, paths: Sequence[Path], detector: Detector, config: Config, make: TripletMaker) -> None:
         self.paths = list(paths)
+        self.frames = NormalFrames(self.paths, LONGEST_SIDE)
         self.detector, self.config, self.make = detector, config, make
         grid = detector.teacher.grid
         self.mask_size = (grid[0] * UPSCALE, grid[1] * UPSCALE)
@@ -61,7 +63,7 @@ class TripletBank:
     def triplet(self, index: int) -> tuple[Array, Array, Array]:
         """Normal and defective image [3, H, W] float32, and the mask [2h, 2w] as shares 0..1, of triplet `index`."""
         rng = np.random.default_rng([self.config.training.seed, index])
-        triplet = self.make(self._frame(index % len(self.paths)), rng)
+        triplet = self.make(self.frames[index % len(self.paths)], rng)
         height, width = self.mask_size
         mask = cv2.resize(triplet.mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
         return self._prepare(triplet.normal), self._prepare(triplet.defective), mask
@@ -71,9 +73,6 @@ class TripletBank:
         with torch.inference_mode():
             batch = torch.from_numpy(np.stack(images)).to(self.device)
             return self.detector.teacher(batch).clone()
-
-    def _frame(self, index: int) -> Array:
-        return shrunk_frame(self.paths[index])
 
     def _prepare(self, frame: Array) -> Array:
         model = self.config.model
@@ -185,16 +184,6 @@ class OnlineBank(TripletBank):
         clean = corrupt if not any(defective) else self.teach(normals)
         batch = torch.from_numpy(np.stack(images)).to(self.device)
         return Batch(clean, corrupt, torch.from_numpy(np.stack(masks)).to(self.device), images=batch)
-
-
-def shrunk_frame(path: Path) -> Array:
-    """The photo [H, W, 3] uint8 RGB, its longest side at most LONGEST_SIDE."""
-    frame = read_image(path)
-    scale = LONGEST_SIDE / max(frame.shape[:2])
-    if scale >= 1:
-        return frame
-    size = (max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale)))
-    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
 
 
 def readable(paths: Sequence[Path]) -> tuple[list[Path], list[tuple[int, int]], list[str]]:

@@ -20,10 +20,11 @@ from edge_ad.errors import DataError
 from edge_ad.model.detector import Detector
 from edge_ad.model.teacher import fit_image_size
 from edge_ad.model.weights import find_weights
+from edge_ad.synthesis.dataset import NormalFrames
 from edge_ad.synthesis.defects import AnomalyImages, Triplet, make_triplet
 from edge_ad.synthesis.foreground import find_foreground
 from edge_ad.synthesis.sources import build_sources
-from edge_ad.training.bank import Array, TripletMaker, readable, shrunk_frame
+from edge_ad.training.bank import LONGEST_SIDE, Array, TripletMaker, readable
 from edge_ad.training.detector import DetectorTrainer, Progress
 
 log = logging.getLogger("edge_ad.training")
@@ -45,9 +46,9 @@ class TrainedDetector:
         return to_safetensors(state, metadata={"format": "pt"})
 
 
-def work_folder(out: Path) -> Path:
+def work_folder(out: Path, part: str = "training") -> Path:
     """Where a run keeps caches, checkpoints and logs: beside the artifact, never inside it."""
-    return out.with_name(out.name + ".training")
+    return out.with_name(f"{out.name}.{part}")
 
 
 def train_detector(
@@ -110,26 +111,13 @@ def train_detector(
 
 def triplet_maker(config: Config, normals: Sequence[Path], generated: AnomalyImages | None = None) -> TripletMaker:
     """Draws a triplet on a frame, from the sources that the settings name."""
-    sources = build_sources(config.synthesis, LazyFrames(normals), generated=generated)
+    sources = build_sources(config.synthesis, NormalFrames(normals, LONGEST_SIDE), generated=generated)
 
     def make(frame: Array, rng: np.random.Generator) -> Triplet:
         inside = find_foreground(frame) if config.synthesis.foreground else None
         return make_triplet(frame, rng, sources, inside=inside)
 
     return make
-
-
-class LazyFrames(Sequence[Array]):
-    """Photos that are read when they are asked for."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Array:  # type: ignore[override]  # no slices are asked for
-        return shrunk_frame(self.paths[index])
 
 
 def median_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
