@@ -1,0 +1,126 @@
+"""Is the inspector alive, and is it inspecting? For systemd, containers, load balancers and the operator page.
+
+Alive: every loop that registered has beaten lately. Ready: alive, and every component says it works. A camera that
+is away makes the inspector not ready; it does not make it dead, since a restart would not bring the camera back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass(frozen=True)
+class HealthReport:
+    """Whether it is alive, whether it is ready, and in words what is wrong."""
+
+    live: bool
+    ready: bool
+    problems: tuple[str, ...] = ()
+
+
+class Health:
+    """Collects beats and component states from all threads."""
+
+    def __init__(self, *, stall_s: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
+        """stall_s: a loop that has been silent for longer is stuck. clock: seconds that never jump."""
+        self.stall_s, self._clock = stall_s, clock
+        self._lock = threading.Lock()
+        self._beats: dict[str, float] = {}
+        self._components: dict[str, str] = {"inspector": "starting"}  # problem in words, "" when it works
+
+    def beat(self, loop: str) -> None:
+        """Says that this loop goes round. The first beat registers it."""
+        with self._lock:
+            self._beats[loop] = self._clock()
+
+    def retire(self, loop: str) -> None:
+        """Ends a loop's duty to beat."""
+        with self._lock:
+            self._beats.pop(loop, None)
+
+    def works(self, component: str) -> None:
+        """This component works."""
+        self.fails(component, "")
+
+    def fails(self, component: str, problem: str) -> None:
+        """This component does not work. problem: what is wrong, for people."""
+        with self._lock:
+            self._components[component] = problem
+
+    def forget(self, component: str) -> None:
+        """This component is no longer part of the line."""
+        with self._lock:
+            self._components.pop(component, None)
+
+    def report(self) -> HealthReport:
+        """The state now."""
+        with self._lock:
+            now = self._clock()
+            stuck = [f"{name} has stalled for {now - at:.0f} s" for name, at in self._beats.items()]
+            stuck = [text for text, at in zip(stuck, self._beats.values(), strict=True) if now - at > self.stall_s]
+            broken = [f"{name}: {problem}" for name, problem in self._components.items() if problem]
+        return HealthReport(not stuck, not stuck and not broken, tuple(stuck + broken))
+
+
+def notify_systemd(message: str) -> bool:
+    """Sends READY=1, WATCHDOG=1, STATUS=... to systemd; False where it isn't the parent.
+
+    message: one or more lines of the sd_notify protocol.
+    """
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as connection:
+        try:
+            connection.sendto(message.encode(), "\0" + address[1:] if address[0] == "@" else address)
+        except OSError:
+            return False
+    return True
+
+
+class HealthServer:
+    """/healthz and /readyz from the standard library, for lines that run without the operator page."""
+
+    def __init__(self, health: Health, host: str = "127.0.0.1", port: int = 8081) -> None:
+        """port: 0 picks a free one; `port` then says which."""
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                status, body = answer(health, self.path)
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.send_header("Cache-Control", "no-store")
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                """Probes every few seconds are no news."""
+
+        self._server = ThreadingHTTPServer((host, port), Handler)
+        self._server.daemon_threads = True
+        self.port = int(self._server.server_address[1])
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="health", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stops answering."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def answer(health: Health, path: str) -> tuple[int, bytes]:
+    """Status and JSON body for a probe: 200 or 503, with the problems; 404 for any other path."""
+    report = health.report()
+    good = {"/healthz": report.live, "/readyz": report.ready}.get(path.split("?")[0])
+    if good is None:
+        return 404, b'{"detail": "only /healthz and /readyz"}'
+    return (200 if good else 503), json.dumps({"ok": good, "problems": report.problems}).encode()
