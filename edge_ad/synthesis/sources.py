@@ -74,7 +74,7 @@ def build_sources(
         else:
             raise ConfigError(
                 "the source 'ddpm' needs a trained diffusion model's images",
-                "run `edgead synth DATA --source ddpm` first, or leave ddpm out",
+                "run `edgead synth DATA --source ddpm --out DIR` and give --ddpm DIR/ddpm, or leave ddpm out",
             )
     return built
 

@@ -173,3 +173,29 @@ def test_full_disk_is_a_clear_error_and_loses_nothing(whole, tmp_path):
     assert "disk space" in done.stdout
     assert not list(tmp_path.glob(".state*"))
     assert trainer(tmp_path).run().sha256 == whole[1].sha256
+
+
+TWO = """
+import sys
+from pathlib import Path
+from tests_of_diffusion import TINY, replace, trainer
+
+running = trainer(Path(sys.argv[1]), replace(TINY, steps=6))
+assert running.accelerator.num_processes == 2
+running.run()
+"""
+
+
+def test_two_processes_have_the_losses_of_one(whole, tmp_path):
+    (tmp_path / "tests_of_diffusion.py").write_text(Path(__file__).read_text(encoding="utf-8"))
+    (tmp_path / "two.py").write_text(TWO)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "two.py", "run"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "run") == pytest.approx(losses(whole[0])[:6], rel=1e-5)
