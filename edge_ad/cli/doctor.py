@@ -1,0 +1,280 @@
+"""`edgead doctor`: what this machine can run, what is missing, and what to do about it."""
+
+from __future__ import annotations
+
+import glob
+import importlib
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+console = Console(highlight=False)
+Level = Literal["good", "missing", "broken"]
+MARKS = {"good": "[green]good[/]", "missing": "[yellow]missing[/]", "broken": "[bold red]broken[/]"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. missing: optional and absent; broken: needed, and it doesn't work."""
+
+    what: str
+    level: Level
+    found: str
+    advice: str = ""
+
+
+def command(
+    artifact: str = typer.Argument("", help="Also check this artifact."),
+    json_output: bool = typer.Option(False, "--json", help="Print the findings as JSON."),
+) -> None:
+    """Say what this machine can run and what is missing.
+
+    Exit code 1 when something that every run needs is broken.
+    """
+    findings = list(examine(artifact))
+    if json_output:
+        typer.echo(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        table = Table("", "", "found", "what to do", box=None, padding=(0, 2, 0, 0))
+        for finding in findings:
+            table.add_row(finding.what, MARKS[finding.level], finding.found, finding.advice)
+        console.print(table)
+    if any(finding.level == "broken" for finding in findings):
+        raise typer.Exit(1)
+
+
+def examine(artifact: str = "") -> Iterator[Finding]:
+    """Every finding, in reading order; a check that fails itself is a finding, too."""
+    checks: list[Callable[[], Iterator[Finding]]] = [
+        _system, _kernels, _engines, _gpu, _cameras, _gpio, _weights, _extras, _disk,
+    ]  # fmt: skip
+    if artifact:
+        checks.append(lambda: _artifact(artifact))
+    for check in checks:
+        try:
+            yield from check()
+        except Exception as error:
+            yield Finding(
+                getattr(check, "__name__", "check").strip("_"), "broken", f"{type(error).__name__}: {error}"
+            )
+
+
+def _system() -> Iterator[Finding]:
+    board = _text("/proc/device-tree/model") or platform.machine()
+    yield Finding(
+        "machine", "good", f"{board}, {len(os.sched_getaffinity(0))} CPUs, Python {platform.python_version()}"
+    )
+    if governor := _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"):
+        slow = governor == "powersave"
+        advice = "set it to performance: sudo cpupower frequency-set -g performance" if slow else ""
+        yield Finding("CPU governor", "missing" if slow else "good", governor, advice)
+    if shutil.which("nvpmodel"):
+        mode = " ".join(_output(["nvpmodel", "-q"]).split())
+        most = "MAXN" in mode
+        advice = "" if most else "sudo nvpmodel -m 0 && sudo jetson_clocks, if cooling allows"
+        yield Finding("Jetson power mode", "good" if most else "missing", mode or "unknown", advice)
+    for zone in glob.glob("/sys/class/thermal/thermal_zone*/temp"):
+        degrees = int(_text(zone) or 0) / 1000
+        if degrees > 90:
+            yield Finding("temperature", "broken", f"{degrees:.0f} degrees at {Path(zone).parent.name}", "cool it")
+
+
+def _kernels() -> Iterator[Finding]:
+    from edge_ad.kernels import available_backends
+
+    backends = available_backends()
+    names = ", ".join(str(name) for name in backends)
+    if "cpp" in [str(name) for name in backends]:
+        yield Finding("C++ kernels", "good", names)
+    else:
+        advice = "install g++ and reinstall edge-ad; until then the slower NumPy definitions run"
+        yield Finding("C++ kernels", "missing", names, advice)
+
+
+def _engines() -> Iterator[Finding]:
+    try:
+        import onnxruntime
+
+        found = f"{onnxruntime.__version__}: {', '.join(onnxruntime.get_available_providers())}"
+        yield Finding("ONNX Runtime", "good", found)
+    except ImportError as error:
+        yield Finding("ONNX Runtime", "broken", str(error), "pip install onnxruntime")
+    for package, extra in (("tensorrt", "tensorrt"), ("openvino", "openvino")):
+        if importlib.util.find_spec(package) is None:
+            advice = f"pip install 'edge-ad[{extra}]'"
+            if package == "tensorrt" and Path("/etc/nv_tegra_release").exists():
+                advice = "make the environment with --system-site-packages: JetPack brings it"
+            yield Finding(package, "missing", "not installed", advice)
+            continue
+        try:
+            yield Finding(package, "good", str(getattr(importlib.import_module(package), "__version__", "?")))
+        except Exception as error:
+            yield Finding(package, "broken", str(error), f"reinstall {package}; its libraries don't load")
+
+
+def _gpu() -> Iterator[Finding]:
+    jetson = _text("/etc/nv_tegra_release")
+    if jetson:
+        yield Finding("JetPack", "good", jetson.splitlines()[0][:80])
+    if shutil.which("nvidia-smi"):
+        query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+        found = _output(query)
+        advice = "" if found else "nvidia-smi fails: is the driver loaded?"
+        yield Finding("NVIDIA GPU", "good" if found else "missing", found or "no GPU answers", advice)
+    elif not jetson:
+        yield Finding("NVIDIA GPU", "missing", "no driver", "none is needed: the CPU runs everything, slower")
+    for package in ("pycuda", "cuda.bindings"):
+        try:
+            there = importlib.util.find_spec(package) is not None
+        except ModuleNotFoundError:
+            there = False
+        if there:
+            yield Finding("CUDA for Python", "good", package)
+            return
+    if jetson or shutil.which("nvidia-smi"):
+        yield Finding("CUDA for Python", "missing", "neither pycuda nor cuda-python", "pip install cuda-python")
+
+
+def _cameras() -> Iterator[Finding]:
+    import cv2
+
+    from edge_ad.runtime.sinks_files import can_show_windows
+    from edge_ad.runtime.sources_genicam import find_producers
+    from edge_ad.runtime.sources_video import has_gstreamer
+
+    devices = sorted(glob.glob("/dev/video*"))
+    denied = [device for device in devices if not os.access(device, os.R_OK | os.W_OK)]
+    if denied:
+        advice = f"sudo usermod -aG video {os.environ.get('USER', '$USER')}, then log in again"
+        yield Finding("cameras (V4L2)", "broken", f"no right to use {', '.join(denied)}", advice)
+    elif devices:
+        yield Finding("cameras (V4L2)", "good", ", ".join(devices))
+    else:
+        yield Finding("cameras (V4L2)", "missing", "no /dev/video*", "plug one in; streams and files work without")
+    yield Finding("OpenCV", "good", f"{cv2.__version__}, {'windows' if can_show_windows() else 'no windows'}")
+    if has_gstreamer():
+        yield Finding("GStreamer in OpenCV", "good", "yes")
+    else:
+        advice = "for csi:// and pipelines: the system's OpenCV (JetPack), or build it WITH_GSTREAMER"
+        yield Finding("GStreamer in OpenCV", "missing", "built without it", advice)
+    producers = find_producers()
+    if importlib.util.find_spec("harvesters") is None:
+        yield Finding("GenICam", "missing", "harvesters is not installed", "for genicam://: pip install harvesters")
+    elif not producers:
+        yield Finding(
+            "GenICam", "missing", "no producer (.cti)", "install the maker's driver, set GENICAM_GENTL64_PATH"
+        )
+    else:
+        yield Finding("GenICam", "good", ", ".join(path.name for path in producers))
+
+
+def _gpio() -> Iterator[Finding]:
+    chips = sorted(glob.glob("/dev/gpiochip*"))
+    if not chips:
+        return
+    denied = [chip for chip in chips if not os.access(chip, os.R_OK | os.W_OK)]
+    if denied:
+        yield Finding("GPIO", "broken", f"no right to use {', '.join(denied)}", "add the user to the group gpio")
+    elif importlib.util.find_spec("gpiod") is None:
+        yield Finding("GPIO", "missing", "the package gpiod is not installed", "pip install 'gpiod>=2'")
+    else:
+        yield Finding("GPIO", "good", ", ".join(chips))
+
+
+def _weights() -> Iterator[Finding]:
+    if importlib.util.find_spec("torch") is None:
+        yield Finding("training", "missing", "torch is not installed", "pip install 'edge-ad[train]'; runs need none")
+        return
+    caches = [
+        os.environ.get("HF_HOME", ""),
+        str(Path.home() / ".cache/huggingface"),
+        str(Path.home() / ".cache/edge-ad"),
+    ]
+    found = [
+        str(path) for cache in caches if cache for path in [Path(cache)] if path.is_dir() and any(path.iterdir())
+    ]
+    if found:
+        yield Finding("teacher weights", "good", f"a cache in {', '.join(dict.fromkeys(found))}")
+    else:
+        advice = "fetched at the first training, or give `edgead train --weights FILE`; runs need none"
+        yield Finding("teacher weights", "missing", "no local cache", advice)
+
+
+def _extras() -> Iterator[Finding]:
+    packages = {"paho.mqtt": "MQTT", "pymodbus": "Modbus", "asyncua": "OPC UA", "fastapi": "operator page"}
+    absent = []
+    for package, use in packages.items():
+        try:
+            there = importlib.util.find_spec(package) is not None
+        except ModuleNotFoundError:
+            there = False
+        if not there:
+            absent.append(use)
+    if absent:
+        yield Finding("plant protocols", "missing", f"no {', '.join(absent)}", "pip install 'edge-ad[plant]'")
+    else:
+        yield Finding("plant protocols", "good", ", ".join(packages.values()))
+    systemd = Path("/run/systemd/system").is_dir()
+    found = "runs" if systemd else "doesn't run here"
+    yield Finding("systemd", "good" if systemd else "missing", found, "" if systemd else "for `run --service` only")
+
+
+def _disk() -> Iterator[Finding]:
+    free_gb = shutil.disk_usage(Path.cwd()).free / 1e9
+    advice = "free some space: verdicts and pictures go there" if free_gb < 2 else ""
+    yield Finding("disk", "broken" if free_gb < 0.2 else "good", f"{free_gb:.1f} GB free in {Path.cwd()}", advice)
+    total = next((int(line.split()[1]) for line in _text("/proc/meminfo").splitlines() if "MemAvailable" in line), 0)
+    enough = total > 1_000_000
+    yield Finding(
+        "memory",
+        "good" if enough else "missing",
+        f"{total / 1e6:.1f} GB available",
+        "" if enough else "close programs",
+    )
+
+
+def _artifact(path: str) -> Iterator[Finding]:
+    from edge_ad.artifact import Artifact
+    from edge_ad.errors import EdgeAdError
+    from edge_ad.runtime.engine import Engine
+    from edge_ad.runtime.settings import EngineSettings
+
+    try:
+        artifact = Artifact.open(path)
+        for name in artifact.manifest.files:
+            artifact.file(name)
+        engine = Engine(path, EngineSettings())
+        found = f"{artifact.manifest.name}, {len(artifact.manifest.files)} files intact, runs on {engine.loaded.runner.name}"
+        engine.close()
+    except EdgeAdError as error:
+        yield Finding("artifact", "broken", error.message, error.hint)
+        return
+    yield Finding("artifact", "good", found)
+    if not artifact.manifest.calibration:
+        yield Finding("threshold", "missing", "not calibrated", f"edgead calibrate {path} --normals DIR")
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip("\0\n ")
+    except OSError:
+        return ""
+
+
+def _output(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
