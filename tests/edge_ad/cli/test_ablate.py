@@ -1,0 +1,51 @@
+import json
+
+import pytest
+
+from edge_ad.cli.ablate import VARIANTS, summary, variant
+from edge_ad.cli.ablate import command as ablate
+from edge_ad.config import Config
+from edge_ad.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_changes_what_it_names(name):
+    base = Config.named("paper")
+    changed = variant(base, name)
+    for section, values in VARIANTS[name].items():
+        for key, value in values.items():
+            assert getattr(getattr(changed, section), key) == value
+    assert (changed == base) == (name in {"full", "separate-encoder", "head-on-product"})
+
+
+def test_unknown_variants_and_seeds_are_named(tmp_path):
+    with pytest.raises(ConfigError, match="no-luck"):
+        variant(Config.named("paper"), "no-luck")
+    with pytest.raises(ConfigError, match="x"):
+        ablate(tmp_path, tmp_path / "out", seeds="0,x", variants="full")
+
+
+def test_mean_and_deviation_by_hand():
+    rows = [{"i_auroc": 0.9, "p_auroc": None, "aupro": 0.5, "f1_max": 1.0}]
+    rows.append({**rows[0], "i_auroc": 1.0})
+    got = summary(rows)
+    assert got["i_auroc"]["mean"] == pytest.approx(0.95)
+    assert got["i_auroc"]["deviation"] == pytest.approx(0.0707106781)
+    assert got["p_auroc"] == {"mean": None, "deviation": None}
+    assert summary(rows[:1])["aupro"] == {"mean": 0.5, "deviation": None}
+
+
+def test_a_small_ablation_writes_its_table_and_keeps_finished_runs(tmp_path, write_photos, tiny_config, monkeypatch):
+    write_photos(tmp_path / "data" / "train" / "good", 6)
+    write_photos(tmp_path / "data" / "test" / "good", 3, seed=1)
+    write_photos(tmp_path / "data" / "test" / "dark", 3, seed=2)
+    monkeypatch.setattr(Config, "named", classmethod(lambda cls, preset: tiny_config))
+    options = {"variants": "full", "seeds": "0", "steps": 2, "source": "procedural", "weights": "random"}
+    written = []
+    for _ in range(2):
+        ablate(tmp_path / "data", tmp_path / "out", preset="edge", device="cpu", **options)
+        written.append((tmp_path / "out" / "full-0" / "weights.safetensors").stat().st_mtime_ns)
+    table = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    assert set(table["table"]) == {"full"}
+    assert table["table"]["full"]["i_auroc"]["mean"] is not None
+    assert written[0] == written[1]
