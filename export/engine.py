@@ -32,6 +32,7 @@ def build_engine(
     """
     trt = load_tensorrt(options.target)
     name, graph = _source(artifact, precision)
+    jobs: list[tuple[str, tuple[int, ...], tuple[str, ...]]]
     if options.compute_capabilities:
         jobs = [
             (f"SM {text}", tuple(int(part) for part in text.split(".")), (text,))

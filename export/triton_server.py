@@ -45,12 +45,14 @@ def _config(artifact: Artifact, model: onnx.ModelProto, name: str, max_batch: in
 
     manifest, calibration = artifact.manifest, artifact.manifest.calibration or {}
     how = manifest.preprocessing
-    parameters = {
+    parameters: dict[str, str] = {
         "preprocessing": json.dumps({"image_size": how.image_size, "mean": how.mean, "std": how.std}),
         "classes": json.dumps(manifest.classes),
         "artifact_sha256": artifact.digest(),
-        **{key: repr(calibration[key]) for key in ("image_threshold", "pixel_threshold") if key in calibration},
     }
+    for key in ("image_threshold", "pixel_threshold"):
+        if key in calibration:
+            parameters[key] = repr(calibration[key])
     outputs = {value.name: value for value in model.graph.output}
     lines = [
         f'name: "{name}"',

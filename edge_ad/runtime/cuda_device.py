@@ -42,7 +42,10 @@ class Device(Protocol):
         ...
 
     def capture(self, queue: Callable[[], None]) -> Callable[[], None] | None:
-        """Record what `queue` queues as a CUDA graph; the result launches it. None where graphs are missing."""
+        """Record what `queue` queues as a CUDA graph; the result launches it. None where graphs are missing.
+
+        The graph that was captured before is freed: TensorRT's are void once the batch size has changed.
+        """
         ...
 
     def active(self) -> contextlib.AbstractContextManager[None]:
@@ -96,8 +99,8 @@ class BindingsDevice:
         size = int(np.prod(shape)) * 4
         address = int(self._call("cudaHostAlloc", size, 0))
         self._host_memory.append(address)
-        memory = (ctypes.c_float * (size // 4)).from_address(address)
-        return np.frombuffer(memory, np.float32).reshape(shape)
+        memory: Any = (ctypes.c_float * (size // 4)).from_address(address)
+        return np.ctypeslib.as_array(memory).reshape(shape)
 
     def allocate(self, size: int) -> int:
         address = int(self._call("cudaMalloc", size))
@@ -124,7 +127,9 @@ class BindingsDevice:
             graph = self._call("cudaStreamEndCapture", self._stream)
         ready = self._call("cudaGraphInstantiate", graph, 0)
         self._call("cudaGraphDestroy", graph)
-        self._graphs.append(ready)
+        for old in self._graphs:
+            self._call("cudaGraphExecDestroy", old)
+        self._graphs = [ready]
         return lambda: self._call("cudaGraphLaunch", ready, self._stream)
 
     @contextlib.contextmanager
@@ -197,8 +202,7 @@ class PycudaDevice:
             queue()
         finally:
             graph = self._stream.end_capture()
-        ready = graph.instantiate()
-        self._memory.append(ready)
+        ready = graph.instantiate()  # freed with the last reference
         return lambda: ready.launch(self._stream)
 
     @contextlib.contextmanager
