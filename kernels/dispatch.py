@@ -214,15 +214,20 @@ def _load_cpp(required: bool = False) -> ModuleType | None:
         return None
 
 
-@functools.cache
 def _load_triton(required: bool = False) -> ModuleType | None:
-    try:
-        return importlib.import_module("edge_ad.kernels.triton_ops")
+    try:  # not cached: torch.compile sees through an import, not through a cache
+        from edge_ad.kernels import triton_ops  # noqa: PLC0415
     except ImportError as error:
         if required:
             raise BackendError(f"EDGE_AD_BACKEND=triton can't run: {error}", hint="install triton") from error
-        log.warning("Triton can't be loaded (%s): running plain torch, which is slower", error)
+        _warn_of_triton(str(error))
         return None
+    return triton_ops
+
+
+@functools.cache
+def _warn_of_triton(error: str) -> None:
+    log.warning("Triton can't be loaded (%s): running plain torch, which is slower", error)
 
 
 def _load_torch() -> ModuleType:

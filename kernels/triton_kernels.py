@@ -1,0 +1,252 @@
+"""The Triton kernels: what runs on the GPU. edge_ad.kernels.triton_ops launches them.
+
+Features are read as [batch, channel, position] with a stride for each, so that channels first and channels last
+are the same kernel. Everything is summed in float32, whatever the features are.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import triton
+import triton.language as tl
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton decides when it is imported
+
+# Positions and channels a program holds at a time. Wide in positions suits channels first, wide in channels suits
+# channels last; the tuner finds out. The interpreter pays for each operation, so it gets one large tile.
+_TILES = [(512, 4, 8), (256, 4, 4), (128, 8, 4), (64, 16, 4), (32, 32, 4), (16, 64, 4), (8, 128, 4), (4, 256, 4)]
+CONFIGS = [triton.Config({"BLOCK_P": p, "BLOCK_C": c}, num_warps=w) for p, c, w in _TILES]
+if INTERPRETED:
+    CONFIGS = [triton.Config({"BLOCK_P": 256, "BLOCK_C": 128}, num_warps=4)]
+
+# A position's stride of 1 is channels first, a channel's is channels last: they are tuned apart.
+tuned = triton.autotune(CONFIGS, key=["channels", "pixels", "t_c", "s_c"])
+
+
+@triton.jit
+def _pair(T, S, c, p, channels, pixels, t_c, t_p, s_c, s_p):  # type: ignore[no-untyped-def]
+    """A tile [BLOCK_C, BLOCK_P] of both features in float32, zero outside."""
+    mask = (c < channels)[:, None] & (p < pixels)[None, :]
+    t = tl.load(T + c[:, None] * t_c + p[None, :] * t_p, mask=mask, other=0.0).to(tl.float32)
+    s = tl.load(S + c[:, None] * s_c + p[None, :] * s_p, mask=mask, other=0.0).to(tl.float32)
+    return t, s, mask
+
+
+@tuned
+@triton.jit
+def cosine_map_kernel(  # type: ignore[no-untyped-def]
+    T, S, MAP, channels, pixels, t_b, t_c, t_p, s_b, s_c, s_p, eps,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """|t̂ - ŝ|² / 2 of BLOCK_P positions of one image, in one pass; see `finish` in csrc/maps.cpp for the form."""
+    image = tl.program_id(1).to(tl.int64)
+    p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+    tt = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
+    ss = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
+    dd = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
+    ts = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
+    for start in range(0, channels, BLOCK_C):
+        c = start + tl.arange(0, BLOCK_C)
+        t, s, _ = _pair(T + image * t_b, S + image * s_b, c, p, channels, pixels, t_c, t_p, s_c, s_p)
+        tt += t * t
+        ss += s * s
+        dd += (t - s) * (t - s)
+        ts += t * s
+    t2, s2, d2, dot = tl.sum(tt, 0), tl.sum(ss, 0), tl.sum(dd, 0), tl.sum(ts, 0)
+    t1, s1 = tl.sqrt(t2), tl.sqrt(s2)
+    nt, ns = tl.where(t1 < eps, eps, t1), tl.where(s1 < eps, eps, s1)  # NaN stays
+    near = (d2 - (nt - ns) * (nt - ns)) / (2.0 * nt * ns)
+    plain = 0.5 * (t2 / (nt * nt) + s2 / (ns * ns)) - dot / (nt * ns)
+    alike = (t1 >= eps) & (s1 >= eps) & (t1 <= 2.0 * s1) & (s1 <= 2.0 * t1)
+    value = tl.where(alike, near, plain)
+    tl.store(MAP + image * pixels + p, tl.where(value < 0.0, 0.0, value), mask=p < pixels)
+
+
+@tuned
+@triton.jit
+def cosine_map_gradient_kernel(  # type: ignore[no-untyped-def]
+    T, S, GRAD, OUT, channels, pixels, t_b, t_c, t_p, s_b, s_c, s_p, o_b, o_c, o_p, eps,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Gradient of the map in S: grad / |s| · (<t̂, ŝ> ŝ - t̂); below eps the length is constant and <t̂, ŝ> is 1."""
+    image = tl.program_id(1).to(tl.int64)
+    p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+    tt = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
+    ss = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
+    ts = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
+    for start in range(0, channels, BLOCK_C):
+        c = start + tl.arange(0, BLOCK_C)
+        t, s, _ = _pair(T + image * t_b, S + image * s_b, c, p, channels, pixels, t_c, t_p, s_c, s_p)
+        tt += t * t
+        ss += s * s
+        ts += t * s
+    t1, s1 = tl.sqrt(tl.sum(tt, 0)), tl.sqrt(tl.sum(ss, 0))
+    nt, ns = tl.where(t1 < eps, eps, t1), tl.where(s1 < eps, eps, s1)
+    cosine = tl.where(s1 < eps, 1.0, tl.sum(ts, 0) / (nt * ns))
+    grad = tl.load(GRAD + image * pixels + p, mask=p < pixels, other=0.0).to(tl.float32) / ns
+    for start in range(0, channels, BLOCK_C):
+        c = start + tl.arange(0, BLOCK_C)
+        t, s, mask = _pair(T + image * t_b, S + image * s_b, c, p, channels, pixels, t_c, t_p, s_c, s_p)
+        value = grad[None, :] * (s * (cosine / ns)[None, :] - t / nt[None, :])
+        out = OUT + image * o_b + c[:, None] * o_c + p[None, :] * o_p
+        tl.store(out, value.to(OUT.dtype.element_ty), mask=mask)
+
+
+@tuned
+@triton.jit
+def head_input_kernel(  # type: ignore[no-untyped-def]
+    T, S, OUT, channels, pixels, t_b, t_c, t_p, s_b, s_c, s_p, eps,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """C · t̂ · ŝ, channels first."""
+    image = tl.program_id(1).to(tl.int64)
+    p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+    tt = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
+    ss = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
+    for start in range(0, channels, BLOCK_C):
+        c = start + tl.arange(0, BLOCK_C)
+        t, s, _ = _pair(T + image * t_b, S + image * s_b, c, p, channels, pixels, t_c, t_p, s_c, s_p)
+        tt += t * t
+        ss += s * s
+    t1, s1 = tl.sqrt(tl.sum(tt, 0)), tl.sqrt(tl.sum(ss, 0))
+    nt, ns = tl.where(t1 < eps, eps, t1), tl.where(s1 < eps, eps, s1)
+    for start in range(0, channels, BLOCK_C):
+        c = start + tl.arange(0, BLOCK_C)
+        t, s, mask = _pair(T + image * t_b, S + image * s_b, c, p, channels, pixels, t_c, t_p, s_c, s_p)
+        value = (t / nt[None, :]) * (s / ns[None, :]) * channels
+        tl.store(OUT + (image * channels + c[:, None]) * pixels + p[None, :], value, mask=mask)
+
+
+@tuned
+@triton.jit
+def head_input_gradient_kernel(  # type: ignore[no-untyped-def]
+    T, S, GRAD, OUT, channels, pixels, t_b, t_c, t_p, s_b, s_c, s_p, o_b, o_c, o_p, eps,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Gradient of C · t̂ · ŝ in S: (v - <v, ŝ> ŝ) / |s| with v = C · grad · t̂; below eps the length is constant."""
+    image = tl.program_id(1).to(tl.int64)
+    p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+    tt = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
+    ss = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
+    gts = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
+    grads = GRAD + image * channels * pixels
+    for start in range(0, channels, BLOCK_C):
+        c = start + tl.arange(0, BLOCK_C)
+        t, s, mask = _pair(T + image * t_b, S + image * s_b, c, p, channels, pixels, t_c, t_p, s_c, s_p)
+        g = tl.load(grads + c[:, None] * pixels + p[None, :], mask=mask, other=0.0).to(tl.float32)
+        tt += t * t
+        ss += s * s
+        gts += g * t * s
+    t1, s1 = tl.sqrt(tl.sum(tt, 0)), tl.sqrt(tl.sum(ss, 0))
+    nt, ns = tl.where(t1 < eps, eps, t1), tl.where(s1 < eps, eps, s1)
+    along = tl.where(s1 < eps, 0.0, tl.sum(gts, 0) / (nt * ns)) / ns
+    for start in range(0, channels, BLOCK_C):
+        c = start + tl.arange(0, BLOCK_C)
+        t, s, mask = _pair(T + image * t_b, S + image * s_b, c, p, channels, pixels, t_c, t_p, s_c, s_p)
+        g = tl.load(grads + c[:, None] * pixels + p[None, :], mask=mask, other=0.0).to(tl.float32)
+        value = (g * t / nt[None, :] - along[None, :] * s) * (channels / ns)[None, :]
+        out = OUT + image * o_b + c[:, None] * o_c + p[None, :] * o_p
+        tl.store(out, value.to(OUT.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _taps(i, length, scale):  # type: ignore[no-untyped-def]
+    """Source pixels and the weight of the second, as torch's bilinear interpolation has them."""
+    position = (i.to(tl.float32) + 0.5) * scale - 0.5
+    position = tl.where(position < 0.0, 0.0, position)
+    low = tl.minimum(position.to(tl.int32), length - 1)
+    return low, tl.minimum(low + 1, length - 1), position - low.to(tl.float32)
+
+
+@triton.jit
+def _bilinear(MAP, image, y, x, mask, h, w, scale_y, scale_x):  # type: ignore[no-untyped-def]
+    top, bottom, dy = _taps(y, h, scale_y)
+    left, right, dx = _taps(x, w, scale_x)
+    rows = MAP + image * h * w
+    a = tl.load(rows + top * w + left, mask=mask, other=0.0)
+    b = tl.load(rows + top * w + right, mask=mask, other=0.0)
+    c = tl.load(rows + bottom * w + left, mask=mask, other=0.0)
+    d = tl.load(rows + bottom * w + right, mask=mask, other=0.0)
+    return (a * (1.0 - dx) + b * dx) * (1.0 - dy) + (c * (1.0 - dx) + d * dx) * dy
+
+
+@triton.jit
+def _join(total, value, weight, PRODUCT: tl.constexpr):  # type: ignore[no-untyped-def]
+    if PRODUCT:
+        power = tl.where(weight == 1.0, value, tl.exp2(tl.log2(value) * weight))
+        return total * tl.where(weight == 0.0, 1.0, power)
+    else:
+        return total + value * weight
+
+
+@triton.jit
+def combine_kernel(  # type: ignore[no-untyped-def]
+    A, B, C, D, OUT, height, width,
+    ha, wa, hb, wb, hc, wc, hd, wd, ya, xa, yb, xb, yc, xc, yd, xd, weight_a, weight_b, weight_c, weight_d,
+    LAYERS: tl.constexpr, PRODUCT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Up to four maps, each upsampled to [height, width], weighted and joined: BLOCK pixels of one image."""
+    image = tl.program_id(1).to(tl.int64)
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    mask = i < height * width
+    y, x = i // width, i % width
+    total = tl.full((BLOCK,), 1.0 if PRODUCT else 0.0, tl.float32)
+    total = _join(total, _bilinear(A, image, y, x, mask, ha, wa, ya, xa), weight_a, PRODUCT)
+    if LAYERS > 1:
+        total = _join(total, _bilinear(B, image, y, x, mask, hb, wb, yb, xb), weight_b, PRODUCT)
+    if LAYERS > 2:
+        total = _join(total, _bilinear(C, image, y, x, mask, hc, wc, yc, xc), weight_c, PRODUCT)
+    if LAYERS > 3:
+        total = _join(total, _bilinear(D, image, y, x, mask, hd, wd, yd, xd), weight_d, PRODUCT)
+    tl.store(OUT + image * height * width + i, total, mask=mask)
+
+
+@triton.jit
+def _keys(X, i, count):  # type: ignore[no-untyped-def]
+    """Scores, and whole numbers in the same order, NaN above all."""
+    x = tl.load(X + i, mask=i < count, other=0.0).to(tl.float32)
+    bits = x.to(tl.uint32, bitcast=True)
+    key = tl.where((bits >> 31) != 0, bits ^ 0xFFFFFFFF, bits | 0x80000000)
+    return x, tl.where(x != x, tl.full(x.shape, 0xFFFFFFFF, tl.uint32), key)
+
+
+@triton.jit
+def topk_mean_kernel(X, OUT, count, k, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Mean of the k largest of one image: the k-th found by four histograms of eight bits, exact."""
+    image = tl.program_id(0).to(tl.int64)
+    scores = X + image * count
+    bins = tl.arange(0, 512)  # 256 is for scores that are out already
+    prefix = tl.zeros((), tl.uint32)
+    want = k
+    for step in tl.static_range(4):
+        shift = 24 - 8 * step
+        found = tl.zeros((512,), tl.int32)
+        for start in range(0, count, BLOCK):
+            i = start + tl.arange(0, BLOCK)
+            _, key = _keys(scores, i, count)
+            live = i < count
+            if step > 0:
+                live = live & ((key >> (shift + 8)) == (prefix >> (shift + 8)))
+            digit = ((key >> shift) & 0xFF).to(tl.int32)
+            found += tl.histogram(tl.where(live, digit, 256), 512)
+        found = tl.where(bins < 256, found, 0)
+        above = tl.sum(found, 0) - tl.cumsum(found, 0)
+        here = (above < want) & (above + found >= want)
+        digit_k = tl.sum(tl.where(here, bins, 0), 0)
+        want = want - tl.sum(tl.where(here, above, 0), 0)
+        prefix = prefix | (digit_k.to(tl.uint32) << shift)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, count, BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        x, key = _keys(scores, i, count)
+        total += tl.where((key > prefix) & (i < count), x, 0.0)
+    bits = tl.where((prefix >> 31) != 0, prefix & 0x7FFFFFFF, prefix ^ 0xFFFFFFFF)
+    kth = bits.to(tl.float32, bitcast=True)
+    tl.store(OUT + image, (tl.sum(total, 0) + want.to(tl.float32) * kth) / k)
+
+
+def plain(kernel: Any) -> Any:
+    """The kernel itself, without its tuner."""
+    return getattr(kernel, "fn", kernel) if isinstance(kernel, triton.runtime.Autotuner) else kernel

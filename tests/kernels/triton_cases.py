@@ -1,0 +1,153 @@
+"""The Triton operations against the definition in float64: run by test_triton.py, interpreted or on a GPU."""
+
+import numpy as np
+import pytest
+import torch
+
+from edge_ad import kernels
+from edge_ad.kernels import triton_ops
+
+DEVICE = "cuda" if torch.cuda.is_available() and not triton_ops.INTERPRETED else "cpu"
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+SHAPES = [(2, 5, 3, 7), (1, 192, 14, 14), (1, 1, 1, 1), (0, 4, 3, 3)]
+
+
+@pytest.fixture(autouse=True)
+def _backend(monkeypatch):
+    monkeypatch.setenv("EDGE_AD_BACKEND", "triton")
+
+
+def features(*shape, dtype=torch.float32, noise=0.5, seed=0):
+    make = torch.Generator().manual_seed(seed)
+    teacher = torch.randn(*shape, generator=make)
+    student = teacher + noise * torch.randn(*shape, generator=make)
+    return teacher.to(DEVICE, dtype), student.to(DEVICE, dtype)
+
+
+def arrays(*tensors):
+    return [t.detach().double().cpu().numpy() for t in tensors]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cosine_map(shape, dtype):
+    pair = features(*shape, dtype=dtype)
+    exact = kernels.cosine_map(*arrays(*pair))
+    assert kernels.cosine_map(*pair).dtype == torch.float32
+    np.testing.assert_allclose(kernels.cosine_map(*pair).cpu(), exact, rtol=1e-5, atol=2e-6)
+    last = kernels.cosine_map(*(x.permute(0, 2, 3, 1).contiguous() for x in pair), channels_last=True)
+    np.testing.assert_allclose(last.cpu(), exact, rtol=1e-5, atol=2e-6)
+    strided = [torch.stack([x, x * torch.nan], dim=4).flatten(3)[..., ::2] for x in pair]
+    np.testing.assert_allclose(kernels.cosine_map(*strided).cpu(), exact, rtol=1e-5, atol=2e-6)
+
+
+def test_cosine_map_where_features_nearly_agree_are_zero_or_bad():
+    pair = features(1, 64, 4, 4, noise=1e-3)
+    np.testing.assert_allclose(kernels.cosine_map(*pair).cpu(), kernels.cosine_map(*arrays(*pair)), rtol=2e-3)
+    teacher, student = features(1, 3, 1, 4)
+    teacher[..., 0] = student[..., :2] = 0
+    student[0, 1, 0, 2] = torch.nan
+    ours = kernels.cosine_map(teacher, student).cpu()[0, 0]
+    np.testing.assert_allclose(ours[:3], [0, 0.5, torch.nan], atol=1e-6)
+    assert torch.isfinite(ours[3])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_head_input(dtype):
+    pair = features(2, 12, 5, 3, dtype=dtype)
+    np.testing.assert_allclose(
+        kernels.head_input(*pair).cpu(), kernels.head_input(*arrays(*pair)), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", ["cosine_map", "head_input"])
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("needs", [(True, True), (False, True)])
+def test_gradients_are_autograds_in_float64(name, last, needs, monkeypatch):
+    operation = getattr(kernels, name)
+    pair = features(2, 20, 5, 3)
+    pair[1][:, :, 0, 0] *= 1e-9  # shorter than eps
+    if last:
+        pair = tuple(x.to(memory_format=torch.channels_last) for x in pair)
+    ours = [x.clone().requires_grad_(need) for x, need in zip(pair, needs, strict=True)]
+    exact = [x.double().clone().requires_grad_(need) for x, need in zip(pair, needs, strict=True)]
+    result = operation(*ours)
+    grad = torch.randn(result.shape, generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    result.backward(grad)
+    monkeypatch.setenv("EDGE_AD_BACKEND", "torch")
+    operation(*exact).backward(grad.double())
+    for mine, theirs, need in zip(ours, exact, needs, strict=True):
+        assert (mine.grad is not None) == need
+        if need:
+            scale = theirs.grad.abs().amax(dim=1, keepdim=True)
+            assert ((mine.grad - theirs.grad).abs() <= 2e-5 * scale + 1e-7).all()
+
+
+@pytest.mark.parametrize("pixels", [1, 100, 777, 65536 if DEVICE == "cuda" else 5000])
+@pytest.mark.parametrize("levels", [2, 10**6])
+def test_topk_mean(pixels, levels):
+    scores = np.random.default_rng(0).integers(-levels, levels + 1, (3, pixels)).astype(np.float32) / 8
+    for k in (1, (pixels + 1) // 2):
+        exact = np.sort(scores.astype(np.float64), axis=1)[:, pixels - k :].mean(axis=1)
+        ours = kernels.topk_mean(torch.from_numpy(scores).to(DEVICE), k)
+        np.testing.assert_allclose(ours.cpu(), exact, rtol=2e-6, atol=1e-6 * levels)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NumPy's, in the interpreter
+def test_topk_mean_of_infinities_and_nan():
+    inf, nan = np.inf, np.nan
+    rows = [[1, inf, 2, 3], [-inf, -inf, -inf, 5], [1, 2, nan, -inf], [inf, -inf, -inf, -inf], [1, 2, -nan, 4]]
+    ours = kernels.topk_mean(torch.tensor(rows, device=DEVICE), 2)
+    np.testing.assert_array_equal(ours.cpu(), [inf, -inf, nan, nan, nan])
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of pixels outside the map and of powers not taken
+@pytest.mark.parametrize("combine", ["mean", "sum", "product"])
+@pytest.mark.parametrize(("layers", "sigma"), [(1, 0.0), (3, 1.0), (5, 0.0)])
+def test_fused_score(combine, layers, sigma):
+    pairs = [features(2, 6 + i, 4 + i, 5, seed=i) for i in range(layers)]
+    teacher, student = zip(*pairs, strict=True)
+    options = {"size": (19, 16), "combine": combine, "sigma": sigma, "k": 7}
+    options["weights"] = (1.0, 0.0, 0.7, 2.0, 0.5)[:layers]
+    exact = kernels.fused_score(arrays(*teacher), arrays(*student), **options)
+    ours = kernels.fused_score(teacher, student, **options)
+    np.testing.assert_allclose(ours.pixel_scores.cpu(), exact.pixel_scores, rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(ours.image_score.cpu(), exact.image_score, rtol=2e-5)
+    assert kernels.fused_score(teacher, student, **options, return_pixel_scores=False).pixel_scores is None
+
+
+def test_operators_are_registered_as_torch_wants_them():
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    teacher, student = features(2, 4, 3, 3)
+    for name in ("cosine_map", "head_input"):
+        operator = getattr(torch.ops.edge_ad, name).default
+        torch.library.opcheck(operator, (teacher, student.requires_grad_(), 1e-6), test_utils=checks)
+    maps = [torch.rand(2, 3, 3, device=DEVICE), torch.rand(2, 5, 4, device=DEVICE)]
+    torch.library.opcheck(torch.ops.edge_ad.combine.default, (maps, [0.5, 0.5], False, 8, 8), test_utils=checks)
+    torch.library.opcheck(torch.ops.edge_ad.topk_mean.default, (maps[0].flatten(1), 2), test_utils=checks)
+
+
+def test_compiles_into_one_graph():
+    def loss(teacher, student):
+        return kernels.cosine_map(teacher, student).mean()
+
+    pair = features(2, 6, 4, 4)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    student = pair[1].clone().requires_grad_()
+    compiled(pair[0], student).backward()
+    other = pair[1].clone().requires_grad_()
+    loss(pair[0], other).backward()
+    torch.testing.assert_close(student.grad, other.grad)
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="there is no CUDA device")
+def test_replays_as_a_cuda_graph():
+    pairs = [features(1, 32, 8, 8, seed=i) for i in range(3)]
+    teacher, student = zip(*pairs, strict=True)
+    expected = kernels.fused_score(teacher, student)  # tunes, too
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = kernels.fused_score(teacher, student)
+    graph.replay()
+    torch.testing.assert_close(captured.image_score, expected.image_score)
+    torch.testing.assert_close(captured.pixel_scores, expected.pixel_scores)
