@@ -24,6 +24,9 @@ def command(
         Path | None, typer.Option(help="Write a contact sheet (PNG or JPEG): image, truth, map, verdict.")
     ] = None,
     category: Annotated[str | None, typer.Option(help="Only this category of the data set.")] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Measure on every photo, also on those set apart for training.")
+    ] = False,
     backend: Annotated[
         str, typer.Option(help="auto, onnxruntime, openvino, tensorrt, or torch (the weights themselves).")
     ] = "auto",
@@ -46,6 +49,8 @@ def command(
     dataset = scan(data)
     if category:
         dataset = dataset.only(category)
+    if every:
+        dataset = dataset.all_for_testing()
     for target in (json_file, report, sheet):
         if target and str(target) != "-" and not target.parent.is_dir():
             raise DataError(f"the folder {target.parent} does not exist", "create it first")

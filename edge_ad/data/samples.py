@@ -74,6 +74,10 @@ class Dataset:
             raise DataError(f"{self.name} has no category '{category}'", f"it has: {', '.join(self.categories)}")
         return replace(self, name=category, samples=samples)
 
+    def all_for_testing(self) -> Dataset:
+        """Every photo in the test split: for a labelled folder that training never saw."""
+        return replace(self, samples=tuple(replace(s, split="test") for s in self.samples))
+
 
 def scan(folder: Path | str) -> Dataset:
     """The folder's photos, without decoding them.

@@ -59,6 +59,9 @@ def test_contact_sheet(capsys, small_artifact, photos, tmp_path):
 def test_json_to_standard_output_is_only_json(capsys, small_artifact, photos):
     code, out, _ = run(capsys, small_artifact.path, photos, "--json", "-", "--no-native", "--batch", "3")
     assert code == 0
+    assert json.loads(out)["good"] == 4
+    code, out, _ = run(capsys, small_artifact.path, photos, "--json", "-", "--no-native", "--all")
+    assert json.loads(out)["good"] == 8
     assert json.loads(out)["stripes"]["native"] is None
 
 

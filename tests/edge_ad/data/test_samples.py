@@ -116,6 +116,7 @@ def test_plain_with_bad(tmp_path, good):
     )
     data = scan(tmp_path)
     assert (len(data.train), len(data.test)) == (8, 4)
+    assert (len(data.all_for_testing().test), data.all_for_testing().train) == (12, ())
     kinds = {s.path.name: (s.kind, s.mask_path and s.mask_path.name) for s in data.test if s.label}
     assert kinds == {"x.png": ("bad", None), "y.png": ("scratch", "y.png")}
     assert [p.path.name for p in data.problems] == ["x.png"]
