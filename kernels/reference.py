@@ -6,6 +6,7 @@ checked (see edge_ad.kernels.dispatch).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -91,7 +92,7 @@ def gaussian(sigma: float) -> NDArray[np.float64]:
 
 def topk_mean(pixel_scores: Array, k: int) -> Array:
     """Mean of the `k` largest scores of each image [B] (equation 6). NaN anywhere in an image gives NaN for it."""
-    scores = _floating(pixel_scores).reshape(len(pixel_scores), -1)
+    scores = _floating(pixel_scores).reshape(len(pixel_scores), math.prod(pixel_scores.shape[1:]))
     largest = np.partition(scores, scores.shape[1] - k, axis=1)[:, scores.shape[1] - k :]  # NaN sorts last
     return np.asarray(largest.mean(axis=1, dtype=np.float64), scores.dtype)
 
