@@ -1,0 +1,52 @@
+"""`edgead bench kernels`: time and bandwidth of the kernels. What is timed is in edge_ad.cli.kernel_timing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    device: Annotated[str, typer.Option(help="cpu or cuda; auto takes the GPU if there is one.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of every backend.")] = 1,
+    dtype: Annotated[str, typer.Option(help="Element type of the features on a GPU: float32, float16, bfloat16.")] = (
+        "float32"
+    ),
+    only: Annotated[list[str] | None, typer.Option(help="Backends to time; all of them by default.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Two small shapes instead of all.")] = False,
+    repeats: Annotated[int, typer.Option(min=3, help="Timed calls a backend, operation and shape, at most.")] = 50,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Seconds a backend, operation and shape, at most.")] = 0.5,
+    csv: Annotated[Path | None, typer.Option(help="Append the rows to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the times into this PNG.")] = None,
+) -> None:
+    """Time cosine_map, topk_mean and fused_score against copying memory, plain torch, torch.compile and NumPy.
+
+    Every result is checked against the definition in float64 first; a wrong one ends the run without a figure.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from edge_ad.cli import kernel_timing as timing
+
+    setup = timing.Setup.of(device, threads, dtype)
+    console = Console(stderr=True, highlight=False)
+    console.print(f"{setup.device_name}, {setup.threads} threads, {setup.dtype}; copying: {setup.copy_note()}")
+    cases = timing.cases(quick=quick)
+    rows = []
+    for case in cases:
+        with console.status(f"{case.operation} {case.shape}"):
+            rows += timing.measure(case, setup, only=only, repeats=repeats, seconds=seconds)
+    table = Table(expand=False)
+    for column in ("operation", "shape", "backend", "p20 ms", "p50 ms", "p80 ms", "GB/s", "of copy", "vs eager"):
+        table.add_column(column, justify="left" if column in ("operation", "shape", "backend") else "right")
+    for row in rows:
+        times = (f"{row[f'{p}_ms']:.3f}" for p in ("p20", "p50", "p80"))
+        of_copy, gain = f"{row['of_copy']:.0%}", f"{row['vs_eager']:.1f}x" if row["vs_eager"] else ""
+        table.add_row(row["operation"], row["shape"], row["backend"], *times, f"{row['gb_per_s']:.1f}", of_copy, gain)
+    console.print(table)
+    timing.write_csv(rows, csv)
+    if plot is not None:
+        timing.draw(rows, plot)
+        console.print(f"drew {plot}")
