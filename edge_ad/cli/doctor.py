@@ -17,6 +17,7 @@ from typing import Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 console = Console(highlight=False)
@@ -48,7 +49,7 @@ def command(
     else:
         table = Table("", "", "found", "what to do", box=None, padding=(0, 2, 0, 0))
         for finding in findings:
-            table.add_row(finding.what, MARKS[finding.level], finding.found, finding.advice)
+            table.add_row(finding.what, MARKS[finding.level], escape(finding.found), escape(finding.advice))
         console.print(table)
     if any(finding.level == "broken" for finding in findings):
         raise typer.Exit(1)
@@ -196,16 +197,11 @@ def _weights() -> Iterator[Finding]:
     if importlib.util.find_spec("torch") is None:
         yield Finding("training", "missing", "torch is not installed", "pip install 'edge-ad[train]'; runs need none")
         return
-    caches = [
-        os.environ.get("HF_HOME", ""),
-        str(Path.home() / ".cache/huggingface"),
-        str(Path.home() / ".cache/edge-ad"),
-    ]
-    found = [
-        str(path) for cache in caches if cache for path in [Path(cache)] if path.is_dir() and any(path.iterdir())
-    ]
+    home = Path.home() / ".cache"
+    caches = [Path(os.environ.get("HF_HOME") or home / "huggingface"), home / "edge-ad"]
+    found = [str(cache) for cache in caches if cache.is_dir() and any(cache.iterdir())]
     if found:
-        yield Finding("teacher weights", "good", f"a cache in {', '.join(dict.fromkeys(found))}")
+        yield Finding("teacher weights", "good", f"a cache in {', '.join(found)}")
     else:
         advice = "fetched at the first training, or give `edgead train --weights FILE`; runs need none"
         yield Finding("teacher weights", "missing", "no local cache", advice)
@@ -255,7 +251,8 @@ def _artifact(path: str) -> Iterator[Finding]:
         for name in artifact.manifest.files:
             artifact.file(name)
         engine = Engine(path, EngineSettings())
-        found = f"{artifact.manifest.name}, {len(artifact.manifest.files)} files intact, runs on {engine.loaded.runner.name}"
+        files, runner = len(artifact.manifest.files), engine.loaded.runner.name
+        found = f"{artifact.manifest.name}, {files} files intact, runs on {runner}"
         engine.close()
     except EdgeAdError as error:
         yield Finding("artifact", "broken", error.message, error.hint)

@@ -43,6 +43,7 @@ def command(
     threads: int | None = typer.Option(None, "--threads", min=1, help="CPU threads for the graph."),
     threshold: float | None = typer.Option(None, "--threshold", help="Image threshold instead of the artifact's."),
     no_images: bool = typer.Option(False, "--no-images", help="Keep no pictures."),
+    page: bool = typer.Option(False, "--page", help="Serve the operator page on http://127.0.0.1:8080."),
     keep_trying: bool = typer.Option(False, "--keep-trying", help="Wait for a camera that isn't there yet."),
     example_settings: bool = typer.Option(False, "--example-settings", help="Print a settings file, explained."),
     service: bool = typer.Option(False, "--service", help="Install a systemd service that runs this, and stop."),
@@ -60,6 +61,7 @@ def command(
     given = {
         "artifact": artifact, "source": source, "camera": camera, "out": out, "video": video, "backend": backend,
         "precision": precision, "threads": threads, "threshold": threshold, "no_images": no_images,
+        "page": page,
     }  # fmt: skip
     chosen = choose_settings(Path(settings) if settings else None, given)
     if service:
@@ -93,13 +95,15 @@ def choose_settings(path: Path | None, given: dict[str, Any]) -> RunSettings:
     changes["engine"] = dataclasses.replace(chosen.engine, **engine)
     if given["video"]:
         changes["video"] = dataclasses.replace(chosen.video, path=given["video"])
+    if given["page"] and chosen.page is None:
+        changes["page"] = {}
     if given["no_images"]:
         changes["images"] = dataclasses.replace(chosen.images, enabled=False)
     return dataclasses.replace(chosen, **changes)
 
 
 def _run(settings: RunSettings, *, frames: int | None, json_lines: bool, headless: bool, keep_trying: bool) -> None:
-    from edge_ad.runtime.inspector import Inspector
+    from edge_ad.runtime.line import Line
     from edge_ad.runtime.service import Watchdog
 
     logging.basicConfig(
@@ -108,7 +112,8 @@ def _run(settings: RunSettings, *, frames: int | None, json_lines: bool, headles
     scale = _score_scale(settings)
     preview = None if headless else _preview(scale)
     sinks = _sinks(settings, json_lines, scale)
-    inspector = Inspector(settings, [*sinks, *([preview] if preview else [])], frames=frames, keep_trying=keep_trying)
+    line = Line(settings, [*sinks, *([preview] if preview else [])], frames=frames, keep_trying=keep_trying)
+    inspector = line.inspector
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: inspector.stop())
     signal.signal(signal.SIGHUP, lambda *_: inspector.reload())
@@ -123,7 +128,7 @@ def _run(settings: RunSettings, *, frames: int | None, json_lines: bool, headles
 
     watchdog.ready()
     try:
-        summary = inspector.run(on_tick)
+        summary = line.run(on_tick)
     finally:
         watchdog.stopping()
         progress.clear()
@@ -215,7 +220,7 @@ def _install_service(settings: RunSettings, path: Path | None, given: dict[str, 
         for name, value in given.items()
         if value not in ("", None, False, True) and name != "artifact"
     ]
-    options += ["--no-images"] if given["no_images"] else []
+    options += [f"--{name.replace('_', '-')}" for name in ("no_images", "page") if given[name]]
     options += [f"--settings={path.absolute()}"] if path else []
     arguments = [str(Path(given["artifact"]).absolute())] if given["artifact"] else []
     for line in install(arguments + options, Path(settings.out), user=user):

@@ -65,6 +65,7 @@ class Capture(threading.Thread):
         self._room = threading.Condition()
         self._stopping = self._over = False
         self._signature, self._same_since = 0, 0
+        self._stamps: deque[int] = deque(maxlen=30)
 
     def get(self, timeout_s: float) -> Picture | Fault | None:
         """The next frame or fault; None when none came in time. Ended: there will be no more."""
@@ -77,6 +78,11 @@ class Capture(threading.Thread):
             if self._over:
                 raise Ended
             return None
+
+    def fps(self) -> float:
+        """Frames a second, over the last second or so."""
+        span_s = (time.monotonic_ns() - self._stamps[0]) / 1e9 if self._stamps else 0.0
+        return len(self._stamps) / span_s if span_s > 0 and self.state == "up" else 0.0
 
     def stop(self) -> None:
         """Ask the thread to end; frames already taken stay available."""
@@ -145,6 +151,7 @@ class Capture(threading.Thread):
             return False
         self.seen += 1
         self.last_frame_ns = picture.captured_ns
+        self._stamps.append(picture.captured_ns)
         problem = self._problem(picture) if self.source.live else None
         if problem:
             self._outage(*problem)

@@ -95,8 +95,10 @@ class FrameSettings:
 class TriggerSettings:
     """What starts an inspection."""
 
-    kind: Literal["free", "interval", "motion", "gpio", "http", "mqtt", "modbus"] = _setting(
-        "free", "free inspects every frame; motion once for each part that comes to rest; the others are signals"
+    kind: Literal["free", "interval", "motion", "gpio", "http", "mqtt", "modbus", "plc"] = _setting(
+        "free",
+        "free inspects every frame; motion once for each part that comes to rest; the others are signals "
+        "(plc: the handshake of [sink.modbus] or [sink.opcua])",
     )
     interval_ms: float = _setting(1000.0, "interval: milliseconds between inspections")
     delay_ms: float = _setting(0.0, "signals: use the first frame taken this long after the signal")
@@ -233,7 +235,16 @@ class RunSettings:
     store: StoreSettings = _section(StoreSettings, "the verdict store")
     images: ImagesSettings = _section(ImagesSettings, "pictures of rejects and sampled accepts")
     video: VideoSettings = _section(VideoSettings, "one annotated video")
-    sink: dict[str, Any] = _section(dict, "plant sinks, each a table: [sink.mqtt], [sink.modbus], [sink.webhook] ...")
+    sink: dict[str, Any] = _section(
+        dict, "plant sinks, each a table: mqtt, modbus, modbus_client, opcua, gpio, webhook, prometheus"
+    )
+    page: dict[str, Any] | None = _setting(None, "the operator page: host, port, token; absent: none")
+    health: dict[str, Any] | None = _setting(None, "/healthz and /readyz: host, port; absent: none")
+    drift: dict[str, Any] | None = _setting(None, "warn when accepted parts or pictures drift; absent: no watch")
+    recalibration: dict[str, Any] | None = _setting(None, "keep a sample of accepted parts: size; absent: none")
+
+
+TABLES = ("sink", "page", "health", "drift", "recalibration")  # read by the module they belong to
 
 
 def read_settings(path: str | Path) -> RunSettings:
@@ -268,8 +279,8 @@ def _explain(section: Any, where: str, lines: list[str]) -> None:
             tables.append(("[[station]]", value[0], inner, text))
         elif item.name == "regions":
             tables.append(("[[station.policy.regions]]", RegionSettings(), inner, text))
-        elif item.name == "sink":
-            lines.append(f"# [sink.NAME]: {text}")
+        elif item.name in TABLES:
+            lines.append(f"# [{item.name}{'.NAME' if item.name == 'sink' else ''}]: {text}")
         else:
             lines.append(f"# {text}")
             absent = value is None

@@ -55,7 +55,7 @@ class Station:
         self.counts: dict[Decision, int] = {"OK": 0, "NG": 0, "UNSURE": 0, "ERROR": 0}
         self.inspected = self.late = 0
         self.failure: Exception | None = None
-        signals = settings.trigger.kind in ("gpio", "http", "mqtt", "modbus")
+        signals = settings.trigger.kind in ("gpio", "http", "mqtt", "modbus", "plc")
         self.signals = Signals(settings.trigger) if signals else None
         keep = settings.source.policy
         if keep == "auto":
@@ -70,7 +70,7 @@ class Station:
         self._motion = Motion(settings.trigger.settle, settings.presence.level, settings.presence.share)
         self._looks = settings.presence.kind != "off" or settings.trigger.kind == "motion"
         self._to_infer: queue.Queue[Job | None] = queue.Queue(settings.source.queue if signals else 1)
-        self._to_judge: queue.Queue[Job | None] = queue.Queue()
+        self._to_judge: queue.Queue[Job | None] = queue.Queue(2)
         self._due: deque[Job] = deque()
         self._part: Part | None = None
         self._part_left = self._part_count = 0
@@ -120,7 +120,6 @@ class Station:
             self.failure = self.failure or error
             log.debug("%s failed", self.name, exc_info=True)
             self.capture.stop()
-            self._to_judge.put(None)
 
     # prepare
 
@@ -250,9 +249,17 @@ class Station:
                     break
                 if job.images is not None and not job.error and not job.part.answered:
                     self._infer(job)
-                self._to_judge.put(job)
+                self._pass_on(job)
         finally:
-            self._to_judge.put(None)
+            self._pass_on(None)
+
+    def _pass_on(self, job: Job | None) -> None:
+        while True:
+            try:
+                return self._to_judge.put(job, timeout=0.5)
+            except queue.Full:
+                if self.failure is not None:
+                    return None
 
     def _infer(self, job: Job) -> None:
         assert job.loaded is not None
@@ -278,6 +285,8 @@ class Station:
                 job = self._to_judge.get(timeout=self._until_due())
             except queue.Empty:
                 self._answer_overdue()
+                if self.failure is not None and not self._threads[1].is_alive():
+                    return
                 continue
             self._answer_overdue()
             if job is None:

@@ -1,0 +1,239 @@
+"""Line: what stands around the inspector. Plant sinks, operator page, health, drift, re-calibration set."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_ad.config import read_section
+from edge_ad.errors import ConfigError
+from edge_ad.runtime.drift import DriftConfig, DriftMonitor, image_statistics
+from edge_ad.runtime.handshake import Handshake
+from edge_ad.runtime.health import Health, HealthServer
+from edge_ad.runtime.inspector import Inspector
+from edge_ad.runtime.page import OperatorPage, PageConfig
+from edge_ad.runtime.page_data import LineView, Newest
+from edge_ad.runtime.recalibration import RecalibrationSet
+from edge_ad.runtime.settings import RunSettings
+from edge_ad.runtime.sinks import Delivery, Frame, PixelScores, Sink
+from edge_ad.runtime.verdict import Verdict
+
+log = logging.getLogger(__name__)
+# [sink.NAME]: its module, settings, class
+PLANT: dict[str, tuple[str, str, str]] = {
+    "mqtt": ("sinks_mqtt", "MqttConfig", "MqttSink"),
+    "modbus": ("sinks_modbus", "ModbusServerConfig", "ModbusServerSink"),
+    "modbus_client": ("sinks_modbus", "ModbusClientConfig", "ModbusClientSink"),
+    "opcua": ("sinks_opcua", "OpcUaConfig", "OpcUaSink"),
+    "gpio": ("sinks_gpio", "GpioConfig", "GpioSink"),
+    "webhook": ("sinks_webhook", "WebhookConfig", "WebhookSink"),
+    "prometheus": ("sinks_prometheus", "PrometheusConfig", "PrometheusSink"),
+}
+CAMERA_WORDS = {"starting": "connecting", "up": "running", "lost": "reconnecting", "ended": "stopped"}
+
+
+@dataclass(frozen=True)
+class HealthSettings:
+    """[health]: where /healthz and /readyz answer."""
+
+    host: str = "127.0.0.1"
+    port: int = 8081
+
+
+@dataclass(frozen=True)
+class RecalibrationSettings:
+    """[recalibration]: a sample of accepted parts for `edgead calibrate --normals OUT/recalibration/good`."""
+
+    size: int = 500
+
+
+class Observer:
+    """A sink that keeps the newest pictures for the page and watches accepted parts for drift."""
+
+    delivery: Delivery = "now"
+    name = "observer"
+
+    def __init__(self, drift: Mapping[str, DriftMonitor], recalibration: RecalibrationSet | None) -> None:
+        """drift: one monitor a station: cameras see different things."""
+        self.drift, self.recalibration = drift, recalibration
+        self._newest: dict[str | None, Newest] = {}
+        self._sequence = 0
+
+    def open(self) -> None:
+        """Nothing to connect to."""
+
+    def write(self, verdict: Verdict, frame: Frame | None, pixel_scores: PixelScores | None) -> None:
+        """Look at the verdict."""
+        if frame is None:
+            return
+        self._sequence += 1
+        newest = Newest(self._sequence, verdict.source, frame, pixel_scores, None, verdict.boxes, verdict.decision)
+        self._newest[verdict.source] = self._newest[None] = newest
+        if verdict.decision != "OK" or verdict.score is None:
+            return
+        if self.recalibration:
+            self.recalibration.offer(verdict.id, frame)
+        monitor = self.drift.get(verdict.source)
+        if monitor and (warning := monitor.update(verdict.score, image_statistics(frame))):
+            log.warning("drift on %s: %s", verdict.source, warning.advice)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def newest(self, camera: str | None) -> Newest | None:
+        """The newest picture of a camera, of any with None."""
+        return self._newest.get(camera)
+
+
+class Line:
+    """An inspector with everything that its settings ask for around it.
+
+    sinks: further ones, for example files. Build it, `run` it. ConfigError, BackendError: a setting or package.
+    """
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        sinks: list[Sink],
+        *,
+        frames: int | None = None,
+        keep_trying: bool = False,
+    ) -> None:
+        self.settings, self.health = settings, Health()
+        out = Path(settings.out)
+        self.recalibration = None
+        if settings.recalibration is not None:
+            wanted = read_section(RecalibrationSettings, settings.recalibration, "recalibration")
+            self.recalibration = RecalibrationSet(out / "recalibration", size=wanted.size)
+        self._monitors: dict[str, DriftMonitor] = {}
+        observer = Observer(self._monitors, self.recalibration)
+        watched = (settings.page, settings.drift, settings.recalibration)
+        made = [self._sink(name, table) for name, table in settings.sink.items()]
+        extra: list[Sink] = [observer] if any(table is not None for table in watched) else []
+        self.inspector = Inspector(settings, [*sinks, *made, *extra], frames=frames, keep_trying=keep_trying)
+        if settings.page is not None or settings.drift is not None:
+            config = read_section(DriftConfig, settings.drift or {}, "drift")
+            for station in self.inspector.stations:
+                self._monitors[station.name] = DriftMonitor(config, station.engine.loaded.calibration or None)
+        self.page = self._page(observer) if settings.page is not None else None
+        self._server: HealthServer | None = None
+
+    def run(self, on_tick: Callable[[Inspector], None] | None = None) -> Any:
+        """As Inspector.run, with page and health endpoints up meanwhile."""
+
+        def tick(inspector: Inspector) -> None:
+            self._beat(inspector)
+            if on_tick:
+                on_tick(inspector)
+
+        try:
+            if self.settings.health is not None:
+                where = read_section(HealthSettings, self.settings.health, "health")
+                self._server = HealthServer(self.health, where.host, where.port)
+            if self.page:
+                self.page.start()
+                log.warning("operator page: %s", self.page.address)
+            self._restore_drift()
+            return self.inspector.run(tick)
+        finally:
+            self.health.fails("inspector", "stopping")
+            self._save_drift()
+            if self.page:
+                self.page.close()
+            if self._server:
+                self._server.close()
+
+    def _sink(self, name: str, table: Any) -> Sink:
+        if name not in PLANT:
+            raise ConfigError(f"unknown sink [sink.{name}]", f"use one of: {', '.join(PLANT)}")
+        if not isinstance(table, Mapping):
+            raise ConfigError(f"sink.{name} = {table!r}", f"write it as a table: [sink.{name}]")
+        module_name, config_name, class_name = PLANT[name]
+        module = importlib.import_module(f"edge_ad.runtime.{module_name}")
+        config = read_section(getattr(module, config_name), table, f"sink.{name}")
+        more: dict[str, Any] = {}
+        if name in ("modbus", "opcua"):
+            more["handshake"] = Handshake(self._trigger if self._takes_plc_triggers() else None)
+        if name == "prometheus":
+            more = {"sinks": lambda: self.inspector.hub.states(), "drift": self._drift_report}
+        sink: Sink = getattr(module, class_name)(config, **more)
+        return sink
+
+    def _takes_plc_triggers(self) -> bool:
+        return any(station.trigger.kind == "plc" for station in self.settings.station)
+
+    def _trigger(self, part: str) -> None:
+        """The PLC's trigger goes to every station that waits for it."""
+        for station in self.inspector.stations:
+            if station.signals and station.settings.trigger.kind == "plc":
+                station.signals.fire(part)
+
+    def _page(self, observer: Observer) -> OperatorPage:
+        config = read_section(PageConfig, self.settings.page or {}, "page")
+        first = self.inspector.stations[0]
+        images = Path(self.settings.out) / "images"
+
+        def pictures(id: str) -> Mapping[str, Path]:
+            kinds = {"picture": f"{id}.jpg", "overlay": f"{id}.overlay.jpg"}
+            return {kind: path for kind, name in kinds.items() for path in images.glob(f"*/{name}")}
+
+        view = LineView(
+            name=first.name,
+            artifact=first.engine.loaded.artifact.manifest.name,
+            store=self.inspector.store,
+            health=self.health,
+            newest=observer.newest,
+            cameras=self._cameras,
+            sinks=self.inspector.hub.states,
+            pictures=pictures,
+            drift=self._monitors.get(first.name),
+            calibration=first.engine.loaded.calibration,
+            recalibration=self.recalibration,
+        )
+        return OperatorPage(view, config)
+
+    def _cameras(self) -> list[dict[str, Any]]:
+        rows = []
+        for station in self.inspector.stations:
+            capture = station.capture
+            state = CAMERA_WORDS.get(capture.state, capture.state)
+            message = "" if capture.state == "up" else capture.state
+            row = {"name": station.name, "state": state, "fps": round(capture.fps(), 1)}
+            rows.append({**row, "message": message, "dropped": capture.dropped})
+        return rows
+
+    def _beat(self, inspector: Inspector) -> None:
+        self.health.beat("loop")
+        self.health.works("inspector")
+        problems = inspector.problems()
+        names = [f"camera {station.name}" for station in inspector.stations] + ["store"]
+        names += [f"sink {state.name}" for state in inspector.hub.states()]
+        for name in names:
+            self.health.fails(name, problems.get(name, ""))
+
+    def _drift_report(self) -> dict[str, Any]:
+        return next((monitor.report() for monitor in self._monitors.values()), {})
+
+    def _drift_file(self, station: str) -> Path:
+        safe = "".join(letter if letter.isalnum() else "-" for letter in station)
+        return Path(self.settings.out) / f"drift-{safe}.json"
+
+    def _restore_drift(self) -> None:
+        for name, monitor in self._monitors.items():
+            path = self._drift_file(name)
+            if path.exists():
+                try:
+                    monitor.restore(path)
+                except Exception as error:  # a new artifact or a damaged file: drift begins anew
+                    log.warning("drift on %s begins anew: %s", name, error)
+
+    def _save_drift(self) -> None:
+        for name, monitor in self._monitors.items():
+            try:
+                monitor.save(self._drift_file(name))
+            except OSError as error:
+                log.warning("drift on %s could not be saved: %s", name, error)
