@@ -77,7 +77,7 @@ def write_report(evaluation: Evaluation, gallery: Gallery, scale: ScoreScale | N
     """The HTML page. scale: of the heat maps; default: the range of the maps shown, per category."""
     about = evaluation.about
     title = f"{about.get('artifact', 'detector')} on {about.get('data', 'data')}"
-    parts = [f"<h1>{_text(title)}</h1>", _about_table(about), _summary_table(evaluation)]
+    parts = [f"<h1>{_text(title)}</h1>", _summary_table(evaluation), _about_table(about)]
     parts += [_files(evaluation)] if evaluation.skipped or evaluation.notes else []
     for name, result in evaluation.categories.items():
         parts.append(_category(name, result, evaluation.thresholds.get(name), gallery, scale))
@@ -164,7 +164,7 @@ def _about_table(about: dict[str, Any]) -> str:
     warning = "<p class='warning'>The teacher's weights are random: these figures say nothing.</p>"
     random = str(flat.get("teacher.source", "")).startswith("random")
     how = f"<details open><summary>How it was measured</summary><table>{rows}</table></details>"
-    return warning + how if random else how
+    return f"{warning}{how}" if random else how
 
 
 def _summary_table(evaluation: Evaluation) -> str:
@@ -269,10 +269,11 @@ def _histogram(result: CategoryResult, threshold: float | None) -> str:
         if c
     )
     if threshold is not None:
-        x = 40 + 200 * (threshold - low) / (high - low)
-        body += f"<line x1='{x:.1f}' x2='{x:.1f}' y1='10' y2='210' stroke='#222' stroke-dasharray='4 3'/>"
+        at = 40 + 200 * (threshold - low) / (high - low)
+        body += f"<line x1='{at:.1f}' x2='{at:.1f}' y1='10' y2='210' stroke='#222' stroke-dasharray='4 3'/>"
     body += f"<text x='40' y='226'>{low:.3g}</text><text x='240' y='226' text-anchor='end'>{high:.3g}</text>"
-    body += f"<text x='60' y='242' fill='{_BLUE}'>good</text><text x='100' y='242' fill='{_RED}'>defect</text>"
+    for x, name, colour in ((60, "good", _BLUE), (100, "defect", _RED)):
+        body += f"<text x='{x}' y='242' style='fill:{colour}'>{name}</text>"
     body += "<text x='150' y='242'>- - threshold</text>" if threshold is not None else ""
     return _chart("image scores", body)
 
