@@ -150,12 +150,17 @@ def _teacher_features(weights: str | None, shape: tuple[int, ...]) -> Features:
 def generate_images(
     frames: NormalFrames, model: DiffusionConfig, folder: Path, seed: int, max_minutes: float | None, device: str
 ) -> tuple[GeneratedImages, dict[str, Any]]:
-    """Train or reuse the diffusion model, and fill its cache of anomaly images."""
+    """Train or reuse the diffusion model, and fill its cache of anomaly images.
+
+    The photos are read at a size that depends on the model alone, so that one model serves every caller.
+    """
+    from edge_ad.synthesis.dataset import NormalFrames
     from edge_ad.synthesis.diffusion import drawer, load_model, sampler_settings
     from edge_ad.synthesis.generated import GeneratedImages, Index, fill_cache
     from edge_ad.synthesis.quality import Memorised
     from edge_ad.training.diffusion import DiffusionTrainer
 
+    frames = NormalFrames(frames.paths, max(384, 2 * model.resolution))
     with _bar() as update:
         trainer = DiffusionTrainer(frames, model, folder, seed=seed, device=device, say=console.print)
         trained = trainer.run(
