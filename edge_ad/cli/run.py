@@ -51,7 +51,8 @@ def command(
 ) -> None:
     """Inspect a camera, video or folder and record every verdict.
 
-    Verdicts go to OUT/verdicts.sqlite, pictures of rejects to OUT/images. Ctrl-C ends the run with everything
+    Verdicts go to OUT/verdicts.sqlite, pictures of rejects to OUT/images, and for a video file
+    an annotated copy to OUT/annotated.mp4. Ctrl-C ends the run with everything
     written. Exit code 0 means that the run was good, whatever the verdicts say.
     """
     from edge_ad.runtime.settings import example_toml
@@ -152,9 +153,20 @@ def _sinks(settings: RunSettings, json_lines: bool, scale: ScoreScale | None) ->
     sinks: list[Sink] = [JsonLinesSink(sys.stdout)] if json_lines else []
     if settings.images.enabled:
         sinks.append(ImageSink(out / "images", settings.images, scale))
-    if settings.video.path:
-        sinks.append(VideoSink(settings.video, scale))
+    if path := settings.video.path or _annotated_video(settings):
+        sinks.append(VideoSink(dataclasses.replace(settings.video, path=path), scale))
     return sinks
+
+
+def _annotated_video(settings: RunSettings) -> str:
+    """Where the annotated copy of a video file goes; cameras run for weeks and get none unasked."""
+    from edge_ad.runtime.sources import VIDEO_SUFFIXES
+
+    if len(settings.station) != 1 or settings.station[0].source.repeat:
+        return ""
+    source = Path(settings.station[0].source.address)
+    is_video = source.suffix.lower() in VIDEO_SUFFIXES and source.is_file()
+    return str(Path(settings.out) / "annotated.mp4") if is_video else ""
 
 
 def _preview(scale: ScoreScale | None) -> PreviewSink | None:

@@ -219,7 +219,7 @@ class ImagesSettings:
 class VideoSettings:
     """One annotated video of everything that was inspected."""
 
-    path: str = _setting("", "file to write (.mp4 or .avi); absent: none")
+    path: str = _setting("", "file to write (.mp4 or .avi); absent: annotated.mp4 for one video file, else none")
     fps: float = _setting(25.0, "its frames per second")
     height: int = _setting(480, "its height in pixels")
 

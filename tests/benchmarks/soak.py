@@ -1,4 +1,4 @@
-"""A line under faults: stream restarts, black and frozen pictures, broken JPEGs, a failing sink, a reload, a full disk.
+"""A line under faults: stream restarts, bad pictures, broken JPEGs, a failing sink, reloads, a full disk.
 
 python tests/benchmarks/soak.py ARTIFACT [--minutes 30] [--fps 20]
 
@@ -158,7 +158,8 @@ class Soak:
             json.loads(line)["id"] for line in (Path(self.settings.out) / "verdicts.jsonl").read_text().splitlines()
         ]
         found |= {
-            "minutes": minutes, "faults": dict(self.faults), "frames seen": summary.seen, "inspected": summary.inspected,
+            "minutes": minutes, "faults": dict(self.faults),
+            "frames seen": summary.seen, "inspected": summary.inspected,
             "dropped (newest frame wins)": summary.dropped, "reconnects": summary.reconnects,
             "verdicts": summary.decisions, "stored": len(stored),
             "lost": sum(summary.decisions.values()) - len(stored),
