@@ -152,3 +152,18 @@ def with_metadata(data: bytes, **values: str) -> bytes:
     merged = {entry.key: entry.value for entry in model.metadata_props} | values
     helper.set_model_props(model, merged)
     return bytes(model.SerializeToString())
+
+
+def with_batch(data: bytes, batch: int) -> bytes:
+    """The same graph for exactly `batch` images, as DLA cores and some NPUs want it."""
+    model = onnx.load_model_from_string(data)
+    names = {value.type.tensor_type.shape.dim[0].dim_param for value in model.graph.input} - {""}
+    for value in [*model.graph.input, *model.graph.output]:
+        first = value.type.tensor_type.shape.dim[0]
+        if first.dim_param in names:
+            first.dim_value = batch
+        elif first.dim_value != batch:
+            raise ArtifactError(f"the graph takes {first.dim_value} images at a time", "export the artifact again")
+    del model.graph.value_info[:]
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from edge_ad.export import triton_server
 from edge_ad.export.engine import build_engine
 from edge_ad.export.frames import frames_graph
 from edge_ad.export.gate import Labelled
+from edge_ad.export.graph_tools import with_batch, with_metadata
 from edge_ad.runtime.backends import GRAPHS, Array, Precision
 from edge_ad.runtime.tensorrt_engine import EngineOptions
 
@@ -37,6 +39,7 @@ class TargetOptions:
     dla: int | None = None
     compute_capabilities: tuple[str, ...] = ()
     frame_size: str = ""
+    batch: int | None = None
 
 
 def write_target(artifact: Artifact, target: str, precision: Precision, options: TargetOptions) -> list[Path]:
@@ -58,8 +61,22 @@ def write_target(artifact: Artifact, target: str, precision: Precision, options:
         return triton_server.write_repository(artifact, precision, options.out, max(options.max_batch, 1))
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"{artifact.manifest.name}.frames.{precision}.onnx"
-    path.write_bytes(frames_graph(graph.read_bytes(), _size(options.frame_size), artifact.manifest.preprocessing))
+    frames = frames_graph(graph.read_bytes(), _size(options.frame_size), artifact.manifest.preprocessing)
+    if options.batch is not None:
+        frames = with_batch(frames, options.batch)
+    path.write_bytes(with_metadata(frames, **_provenance(artifact, precision)))
     return [path]
+
+
+def _provenance(artifact: Artifact, precision: Precision) -> dict[str, str]:
+    """What a graph that leaves the artifact takes along: thresholds, their promise, and where it comes from."""
+    calibration = artifact.manifest.calibration or {}
+    known = ("image_threshold", "pixel_threshold", "promise", "precision")
+    return {
+        "artifact_sha256": artifact.digest(),
+        "graph_sha256": artifact.manifest.files[GRAPHS[precision]].sha256,
+        "calibration": json.dumps({key: calibration[key] for key in known if key in calibration}),
+    }
 
 
 def prepared_normals(artifact: Artifact, folder: Path, count: int) -> list[Array]:

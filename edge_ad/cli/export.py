@@ -39,6 +39,7 @@ def command(
         list[str] | None, typer.Option(help="TensorRT-RTX: GPU to build for, such as 8.6; may be repeated.")
     ] = None,
     frame_size: Annotated[str, typer.Option(help="frames: the camera's HEIGHTxWIDTH.")] = "",
+    batch: Annotated[int | None, typer.Option(help="frames: exactly that many at a time (default: any).")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
 ) -> None:
     """Write FP16, INT8 and engine files into the artifact, after measuring what they lose."""
@@ -76,7 +77,7 @@ def command(
         targets.TargetOptions(
             out=out, max_batch=max_batch, workspace_mib=workspace_mib, version_compatible=version_compatible,
             hardware_compatible=hardware_compatible, dla=dla, compute_capabilities=tuple(compute_capability or ()),
-            frame_size=frame_size,
+            frame_size=frame_size, batch=batch,
         ),
     )  # fmt: skip
     for path in built:

@@ -2,6 +2,7 @@
 
 import json
 
+import onnx
 import pytest
 
 from edge_ad.artifact import Artifact
@@ -53,7 +54,11 @@ def test_targets_outside_the_artifact(small_artifact, tmp_path, capsys):
     assert run("export", path, "--target", "triton-server", "--out", tmp_path / "ts", "--max-batch", 4) == 0
     assert (tmp_path / "ts" / "small_fp32" / "config.pbtxt").exists()
     assert run("export", path, "--target", "frames", "--out", tmp_path / "f", "--frame-size", "48x80") == 0
-    assert (tmp_path / "f" / "small.frames.fp32.onnx").exists()
+    fixed = ["--frame-size", "48x80", "--batch", 2]
+    assert run("export", path, "--target", "frames", "--out", tmp_path / "f", *fixed) == 0
+    graph = onnx.load_model(tmp_path / "f" / "small.frames.fp32.onnx")
+    assert [dim.dim_value for dim in graph.graph.input[0].type.tensor_type.shape.dim] == [2, 48, 80, 3]
+    assert {"graph_sha256", "artifact_sha256", "calibration"} <= {entry.key for entry in graph.metadata_props}
     assert json.loads(capsys.readouterr().out.splitlines()[0])["precision"] == "fp32"
 
 

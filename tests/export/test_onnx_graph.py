@@ -1,0 +1,73 @@
+"""The detector's graph: PyTorch's scores, operators that every engine has, FP16 and INT8 of the real thing."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from edge_ad.calibrate.int8 import measure_ranges
+from edge_ad.data.images import preprocess, read_image
+from edge_ad.export.compare import compare, pearson, ranks
+from edge_ad.export.graph_tools import Graph, with_batch
+from edge_ad.export.onnx_graph import export_onnx
+from edge_ad.export.quantize import layers_of, quantize_int8, to_fp16
+from edge_ad.model.detector import Detector
+from edge_ad.model.student import unit_tokens
+from edge_ad.runtime.backends_onnxruntime import OnnxRuntimeRunner
+
+SIZE = (96, 128)
+# no einsum, sort, loops, data-dependent shapes or resizes: TensorRT, OpenVINO and ONNX Runtime differ on those
+SHUNNED = {"Einsum", "Elu", "Loop", "If", "NonZero", "Resize", "ScatterND", "Where", "GridSample", "Unique"}
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_config, write_photos, tmp_path_factory):
+    torch.manual_seed(0)
+    detector = Detector(tiny_config.model, SIZE, None).eval()
+    model = tiny_config.model
+    paths = write_photos(tmp_path_factory.mktemp("photos"), 10)
+    images = np.stack([preprocess(read_image(path), detector.image_size, model.mean, model.std) for path in paths])
+    with torch.inference_mode():  # a memory to recall from, as training fills it
+        tokens = unit_tokens(detector.teacher(torch.from_numpy(images))).flatten(0, 1)
+        detector.student.decoder.memorise(tokens, torch.Generator().manual_seed(0))
+    return detector, export_onnx(detector, classes=("stripes",), preset="edge"), images
+
+
+def test_scores_are_those_of_pytorch(exported):
+    detector, graph, images = exported
+    with torch.inference_mode():
+        expected = detector(torch.from_numpy(images))
+    runner = OnnxRuntimeRunner(graph, threads=1)
+    found = runner(images)
+    for name in expected._fields:
+        ours, theirs = getattr(found, name), getattr(expected, name).numpy()
+        spread = max(float(theirs.std()), 1e-3)
+        assert np.abs(ours - theirs).max() < 1e-3 * spread + 1e-4, name
+    assert pearson(ranks(found.image_score), ranks(expected.image_score.numpy())) > 0.99
+    one = OnnxRuntimeRunner(with_batch(graph, 1), threads=1)
+    np.testing.assert_allclose(one(images[:3]).image_score, found.image_score[:3], atol=1e-4)
+
+
+def test_graph_is_self_contained_and_plain(exported):
+    _, graph, _ = exported
+    model = onnx.load_model_from_string(graph)
+    onnx.checker.check_model(model, full_check=True)
+    assert {opset.domain for opset in model.opset_import if opset.version} <= {"", "ai.onnx"}
+    kinds = {node.op_type for node in model.graph.node}
+    assert not SHUNNED & kinds
+    assert "LayerNormalization" in kinds
+    assert {"preset", "classes", "preprocessing"} <= {entry.key for entry in model.metadata_props}
+    assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
+
+
+def test_fp16_and_int8_of_the_real_architecture(exported):
+    _, graph, images = exported
+    layers = layers_of(Graph(graph))
+    assert len(layers) >= 12  # four a block, and the decoder's
+    ranges = measure_ranges(graph, sorted({layer.activation for layer in layers}), [images[:5]], threads=1)
+    reference = OnnxRuntimeRunner(graph, threads=1)
+    half = compare(reference, OnnxRuntimeRunner(to_fp16(graph), threads=1), [images[5:]])
+    assert half.pixel_correlation > 0.999
+    whole = quantize_int8(graph, ranges.amax())
+    small = compare(reference, OnnxRuntimeRunner(whole, threads=1), [images[5:]])
+    assert small.pixel_correlation > 0.97
