@@ -1,3 +1,5 @@
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False
+# mypy: disallow-untyped-calls=False
 """The Triton kernels: what runs on the GPU. edge_ad.kernels.triton_ops launches them.
 
 Features are read as [batch, channel, position] with a stride for each, so that channels first and channels last
@@ -26,7 +28,7 @@ tuned = triton.autotune(CONFIGS, key=["channels", "pixels", "t_c", "s_c"])
 
 
 @triton.jit
-def _pair(T, S, c, p, channels, pixels, t_c, t_p, s_c, s_p):  # type: ignore[no-untyped-def]
+def _pair(T, S, c, p, channels, pixels, t_c, t_p, s_c, s_p):
     """A tile [BLOCK_C, BLOCK_P] of both features in float32, zero outside."""
     mask = (c < channels)[:, None] & (p < pixels)[None, :]
     t = tl.load(T + c[:, None] * t_c + p[None, :] * t_p, mask=mask, other=0.0).to(tl.float32)
@@ -36,7 +38,7 @@ def _pair(T, S, c, p, channels, pixels, t_c, t_p, s_c, s_p):  # type: ignore[no-
 
 @tuned
 @triton.jit
-def cosine_map_kernel(  # type: ignore[no-untyped-def]
+def cosine_map_kernel(
     T, S, MAP, channels, pixels, t_b, t_c, t_p, s_b, s_c, s_p, eps,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
@@ -66,7 +68,7 @@ def cosine_map_kernel(  # type: ignore[no-untyped-def]
 
 @tuned
 @triton.jit
-def cosine_map_gradient_kernel(  # type: ignore[no-untyped-def]
+def cosine_map_gradient_kernel(
     T, S, GRAD, OUT, channels, pixels, t_b, t_c, t_p, s_b, s_c, s_p, o_b, o_c, o_p, eps,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
@@ -96,7 +98,7 @@ def cosine_map_gradient_kernel(  # type: ignore[no-untyped-def]
 
 @tuned
 @triton.jit
-def head_input_kernel(  # type: ignore[no-untyped-def]
+def head_input_kernel(
     T, S, OUT, channels, pixels, t_b, t_c, t_p, s_b, s_c, s_p, eps,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
@@ -121,7 +123,7 @@ def head_input_kernel(  # type: ignore[no-untyped-def]
 
 @tuned
 @triton.jit
-def head_input_gradient_kernel(  # type: ignore[no-untyped-def]
+def head_input_gradient_kernel(
     T, S, GRAD, OUT, channels, pixels, t_b, t_c, t_p, s_b, s_c, s_p, o_b, o_c, o_p, eps,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
@@ -152,7 +154,7 @@ def head_input_gradient_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _taps(i, length, scale):  # type: ignore[no-untyped-def]
+def _taps(i, length, scale):
     """Source pixels and the weight of the second, as torch's bilinear interpolation has them."""
     position = (i.to(tl.float32) + 0.5) * scale - 0.5
     position = tl.where(position < 0.0, 0.0, position)
@@ -161,7 +163,7 @@ def _taps(i, length, scale):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _bilinear(MAP, image, y, x, mask, h, w, scale_y, scale_x):  # type: ignore[no-untyped-def]
+def _bilinear(MAP, image, y, x, mask, h, w, scale_y, scale_x):
     top, bottom, dy = _taps(y, h, scale_y)
     left, right, dx = _taps(x, w, scale_x)
     rows = MAP + image * h * w
@@ -173,7 +175,7 @@ def _bilinear(MAP, image, y, x, mask, h, w, scale_y, scale_x):  # type: ignore[n
 
 
 @triton.jit
-def _join(total, value, weight, PRODUCT: tl.constexpr):  # type: ignore[no-untyped-def]
+def _join(total, value, weight, PRODUCT: tl.constexpr):
     if PRODUCT:
         power = tl.where(weight == 1.0, value, tl.exp2(tl.log2(value) * weight))
         return total * tl.where(weight == 0.0, 1.0, power)
@@ -182,7 +184,7 @@ def _join(total, value, weight, PRODUCT: tl.constexpr):  # type: ignore[no-untyp
 
 
 @triton.jit
-def combine_kernel(  # type: ignore[no-untyped-def]
+def combine_kernel(
     A, B, C, D, OUT, height, width,
     ha, wa, hb, wb, hc, wc, hd, wd, ya, xa, yb, xb, yc, xc, yd, xd, weight_a, weight_b, weight_c, weight_d,
     LAYERS: tl.constexpr, PRODUCT: tl.constexpr, BLOCK: tl.constexpr,
@@ -204,7 +206,7 @@ def combine_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _keys(X, i, count):  # type: ignore[no-untyped-def]
+def _keys(X, i, count):
     """Scores, and whole numbers in the same order, NaN above all."""
     x = tl.load(X + i, mask=i < count, other=0.0).to(tl.float32)
     bits = x.to(tl.uint32, bitcast=True)
@@ -213,7 +215,7 @@ def _keys(X, i, count):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def topk_mean_kernel(X, OUT, count, k, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def topk_mean_kernel(X, OUT, count, k, BLOCK: tl.constexpr):
     """Mean of the k largest of one image: the k-th found by four histograms of eight bits, exact."""
     image = tl.program_id(0).to(tl.int64)
     scores = X + image * count

@@ -1,3 +1,4 @@
+# mypy: disallow-untyped-decorators=False
 """The operations in Triton, for tensors on an NVIDIA GPU: custom operators that torch.compile and graphs can hold.
 
 float32, float16 and bfloat16 features, float32 sums and results. Each shape is tuned at its first call, so call
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import triton
+from torch import Tensor
 
 from edge_ad.kernels import torch_ops
 from edge_ad.kernels.reference import FusedScore
@@ -29,7 +31,6 @@ from edge_ad.kernels.triton_kernels import (
 )
 
 MAX_LAYERS = 4  # maps that one launch of combine_kernel joins
-Tensor = torch.Tensor
 
 upsample = torch_ops.upsample  # torch's own kernel is one pass already
 
