@@ -44,17 +44,16 @@ def _print(checkup: Checkup, data: Path, show: int) -> None:
     from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
-    table = Table(
-        title=f"{escape(checkup.name)}, {checkup.layout} layout; train, test: good photos", title_justify="left"
-    )
-    table.add_column("category", overflow="fold")
+    title = f"{escape(checkup.name)}, {checkup.layout} layout; train, test: good photos"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("category", no_wrap=True)
     for column in ("train", "test", "defects", "masks"):
         table.add_column(column, justify="right")
-    table.add_column("H x W")
+    table.add_column("H x W", no_wrap=True)
     table.add_column("gray", justify="right", no_wrap=True)
     for one in checkup.categories:
         sizes = list(one.sizes)
-        more = f" and {len(sizes) - 1} more" if len(sizes) > 1 else ""
+        more = f" +{len(sizes) - 1}" if len(sizes) > 1 else ""
         cells = (one.train, one.test_good, sum(one.defects.values()), one.with_mask)
         table.add_row(
             escape(one.name),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,13 +99,14 @@ def scan(folder: Path | str) -> Dataset:
         raise DataError(f"{folder} {what}", "name a folder of photos")
     try:
         found = [_read_category(path, layout) for path, layout in _categories(folder)]
+        loose = _outside(folder, [one.path for one in found])
     except OSError as error:
         raise DataError(f"can't list {error.filename}: {error.strerror}", "check the rights of the folder") from error
     if not found:
         found = [_read_category(folder, "plain")]
     several = len(found) > 1
     samples: list[Sample] = []
-    problems: list[Problem] = []
+    problems = loose
     for one in found:
         samples += [replace(s, category=_category_name(one, folder)) for s in one.samples] if several else one.samples
         problems += one.problems
@@ -137,6 +139,15 @@ def _categories(folder: Path, depth: int = 0) -> Iterator[tuple[Path, str]]:
         for child in _folders(folder):
             if child.name.lower() not in GOOD | BAD | MASKS:
                 yield from _categories(child, depth + 1)
+
+
+def _outside(folder: Path, categories: Iterable[Path]) -> list[Problem]:
+    """A Problem for each folder with photos that lie in no category; none where there are no categories."""
+    inside = set(categories)
+    if not inside or folder in inside:
+        return []
+    counts = Counter(path.parent for path in _images(folder) if not inside & set(path.parents))
+    return [Problem(path, f"{count} photo(s) not used: the folder is no category") for path, count in counts.items()]
 
 
 def _layout(folder: Path) -> str | None:

@@ -61,6 +61,18 @@ def test_root_of_several_categories(tmp_path):
         data.only("screw")
 
 
+def test_photos_outside_every_category_are_named(tmp_path):
+    mvtec(tmp_path / "nut")
+    touch(tmp_path, "spare/0.png", "spare/1.png", "sheet.png")
+    data = scan(tmp_path)
+    assert len(data.samples) == 8
+    reasons = {path.name: reason for path, reason in data.problems}
+    assert reasons == {
+        "spare": "2 photo(s) not used: the folder is no category",
+        tmp_path.name: "1 photo(s) not used: the folder is no category",
+    }
+
+
 def visa(root):
     touch(root, *(f"candle/Data/Images/Normal/{i:04}.JPG" for i in range(20)))
     touch(root, "candle/Data/Images/Anomaly/000.JPG", "candle/Data/Masks/Anomaly/000.png")
