@@ -154,26 +154,21 @@ def generate_images(
 
     The photos are read at a size that depends on the model alone, so that one model serves every caller.
     """
+    import torch
+
     from edge_ad.synthesis.dataset import NormalFrames
-    from edge_ad.synthesis.diffusion import drawer, load_model, sampler_settings
+    from edge_ad.synthesis.diffusion import drawer, is_trained, load_model, sampler_settings
     from edge_ad.synthesis.generated import GeneratedImages, Index, fill_cache
     from edge_ad.synthesis.quality import Memorised
-    from edge_ad.training.diffusion import DiffusionTrainer
 
     frames = NormalFrames(frames.paths, max(384, 2 * model.resolution))
-    with _bar() as update:
-        trainer = DiffusionTrainer(frames, model, folder, seed=seed, device=device, say=console.print)
-        trained = trainer.run(
-            max_minutes=max_minutes,
-            progress=lambda step, of, loss, rate: update(
-                "diffusion model", step, of, f"loss {loss:.4f}, {rate:.1f} images/s"
-            ),
-        )
-    rate = f" at {trained.images_per_second:.1f} images/s" if trained.images_per_second else ""
-    console.print(f"diffusion model: step {trained.step} of {model.steps}, loss {trained.loss:.4f}{rate}")
-    if not trained.finished:
-        console.print("training stopped by --max-minutes: run the same command again to go on")
-    network, _, digest = load_model(folder, trainer.accelerator.device)
+    step = model.steps
+    if is_trained(folder, model):
+        console.print(f"the diffusion model in {folder} is trained: reused")
+    else:
+        step = _train(frames, model, folder, seed, max_minutes, device)
+    use = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    network, _, digest = load_model(folder, use)
     index = Index(digest, sampler_settings(model), seed)
     with _bar() as update:
         draw, done = drawer(network, model, frames), 0
@@ -191,8 +186,29 @@ def generate_images(
         )
     for reason, number in rejected.items():
         console.print(f"generated images rejected, {reason}: {number}")
-    note = {"sha256": digest, "step": trained.step, "loss": trained.loss, "rejected": dict(rejected)}
+    note = {"sha256": digest, "step": step, "rejected": dict(rejected)}
     return GeneratedImages(folder / "generated"), note
+
+
+def _train(
+    frames: NormalFrames, model: DiffusionConfig, folder: Path, seed: int, max_minutes: float | None, device: str
+) -> int:
+    """Train the diffusion model, from where it stopped; the step it came to."""
+    from edge_ad.training.diffusion import DiffusionTrainer
+
+    with _bar() as update:
+        trainer = DiffusionTrainer(frames, model, folder, seed=seed, device=device, say=console.print)
+        trained = trainer.run(
+            max_minutes=max_minutes,
+            progress=lambda step, of, loss, rate: update(
+                "diffusion model", step, of, f"loss {loss:.4f}, {rate:.1f} images/s"
+            ),
+        )
+    rate = f" at {trained.images_per_second:.1f} images/s" if trained.images_per_second else ""
+    console.print(f"diffusion model: step {trained.step} of {model.steps}, loss {trained.loss:.4f}{rate}")
+    if not trained.finished:
+        console.print("training stopped by --max-minutes: run the same command again to go on")
+    return trained.step
 
 
 @contextmanager

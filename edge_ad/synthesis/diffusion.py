@@ -205,15 +205,27 @@ def fitted(frame: Frame, resolution: int) -> Frame:
     return resized
 
 
-def save_model(network: Any, config: DiffusionConfig, folder: Path) -> str:
-    """Write weights and settings, each whole or not at all; the weights' sha256."""
+def save_model(network: Any, config: DiffusionConfig, folder: Path, step: int = 0) -> str:
+    """Write weights and settings, each whole or not at all; the weights' sha256. step: how far it was trained."""
     state = {name: value.detach().contiguous().cpu() for name, value in network.state_dict().items()}
     data = save(state)
     digest = hashlib.sha256(data).hexdigest()
     write_atomically(folder / WEIGHTS, data)
-    record = {"sha256": digest, "diffusion": to_plain(config)}
+    record = {"sha256": digest, "step": step, "diffusion": to_plain(config)}
     write_atomically(folder / SETTINGS, json.dumps(record, indent=2).encode())
     return digest
+
+
+def is_trained(folder: Path, config: DiffusionConfig) -> bool:
+    """Whether the folder holds a model of this network and schedule, trained for at least the steps asked for."""
+    try:
+        record = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        found = read_section(DiffusionConfig, record["diffusion"], "diffusion")
+        names = ("resolution", "channels", "layers", "attention", "timesteps", "betas")
+        same = all(getattr(found, name) == getattr(config, name) for name in names)
+        return same and int(record["step"]) >= config.steps
+    except (OSError, ValueError, KeyError, TypeError, ConfigError):
+        return False
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[Any, DiffusionConfig, str]:

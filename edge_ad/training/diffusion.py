@@ -206,7 +206,7 @@ class DiffusionTrainer:
             self.save()
         digest = ""
         if self.accelerator.is_main_process:
-            digest = save_model(self.average, self.config, self.folder)
+            digest = save_model(self.average, self.config, self.folder, self.step)
             self._draw_sheet()
         self.accelerator.wait_for_everyone()
         return digest
