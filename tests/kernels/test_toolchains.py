@@ -1,7 +1,8 @@
-"""The C++ kernels built for the CPU of a Jetson."""
+"""The C++ kernels under sanitizers, and built for the CPU of a Jetson."""
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,17 @@ from edge_ad.kernels import reference
 
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "kernels" / "csrc"
+
+
+def test_under_address_and_undefined_behaviour_sanitizers(tmp_path):
+    pytest.importorskip("pybind11")
+    if shutil.which("g++") is None:
+        pytest.skip("there is no g++")
+    command = ["sh", str(HERE / "sanitize.sh"), sys.executable, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 77:
+        pytest.skip("the compiler has no sanitizers")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
 
 
 def test_runs_on_aarch64(tmp_path):
