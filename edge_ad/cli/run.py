@@ -115,6 +115,7 @@ def _run(settings: RunSettings, *, frames: int | None, json_lines: bool, headles
     sinks = _sinks(settings, json_lines, scale)
     line = Line(settings, [*sinks, *([preview] if preview else [])], frames=frames, keep_trying=keep_trying)
     inspector = line.inspector
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: inspector.stop())
     signal.signal(signal.SIGHUP, lambda *_: inspector.reload())
@@ -133,6 +134,8 @@ def _run(settings: RunSettings, *, frames: int | None, json_lines: bool, headles
     finally:
         watchdog.stopping()
         progress.clear()
+        for number, handler in before.items():
+            signal.signal(number, handler)
     _report(summary, settings)
 
 

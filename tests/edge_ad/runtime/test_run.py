@@ -84,8 +84,14 @@ def test_kill_9_of_a_running_line_loses_no_printed_verdict(line_artifact, camera
         ([], "no camera or source"),
     ],
 )
-def test_wrong_use_is_an_error_with_a_hint(line_artifact, tmp_path, words, message):
-    _, said = finished(edgead("run", line_artifact.path, *words, "--headless", "--out", tmp_path / "o"), code=1)
+def test_wrong_use_is_an_error_with_a_hint(line_artifact, tmp_path, words, message, capsys, monkeypatch):
+    from edge_ad.cli import main
+
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit) as end:
+        main(["run", str(line_artifact.path), *words, "--headless", "--out", str(tmp_path / "o")])
+    said = capsys.readouterr().err
+    assert end.value.code == 1
     assert "error:" in said
     assert "hint:" in said
     assert message in said.replace("\n", " ")
