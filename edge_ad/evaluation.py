@@ -197,8 +197,9 @@ def evaluate(
             f"{dataset.name} has no test photos", "put good and defective ones into test/ or good/ and bad/"
         )
     results: dict[str, CategoryResult] = {}
-    skipped: list[Problem] = list(dataset.problems)
-    notes: list[Problem] = []
+    used = {sample.path for sample in dataset.samples}  # such as a defect whose mask is missing
+    skipped = [problem for problem in dataset.problems if problem.path not in used]
+    notes = [problem for problem in dataset.problems if problem.path in used]
     masked = {s.category for s in samples if s.mask_path}
     for group in _groups(_loaded(samples, preprocessing), batch):
         usable: list[_Loaded] = []
@@ -223,6 +224,8 @@ def evaluate(
                 watch(look)
     if not results:
         raise DataError(f"no photo of {dataset.name} could be read", f"the first: {skipped[0].reason}")
+    left_out = {problem.path for problem in skipped}
+    notes = [problem for problem in notes if problem.path not in left_out]
     ordered = {name: results[name] for name in sorted(results)}
     return Evaluation(ordered, tuple(skipped), tuple(notes), dict(about or {}), dict(thresholds or {}))
 

@@ -137,6 +137,16 @@ def test_broken_files_are_named_and_skipped(tmp_path, parts, measure):
     }
 
 
+def test_a_defect_without_its_mask_counts_as_a_photo_only(tmp_path, parts, measure):
+    write_category(tmp_path / "stripes", parts)
+    (tmp_path / "stripes/ground_truth/dent/2_mask.png").unlink()
+    evaluation = measure(tmp_path / "stripes")
+    assert [problem.path.name for problem in evaluation.notes] == ["2.png"]
+    assert not evaluation.skipped
+    table = evaluation.to_dict()["stripes"]
+    assert (table["defects"], table["native"]["regions"]) == (6, 5)
+
+
 def test_nothing_to_measure_is_an_error(tmp_path, parts, measure):
     write_image(tmp_path / "only/good/0.png", parts[0][0])
     with pytest.raises(DataError, match="no test photos"):
