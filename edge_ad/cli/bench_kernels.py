@@ -15,6 +15,7 @@ def command(
         "float32"
     ),
     only: Annotated[list[str] | None, typer.Option(help="Backends to time; all of them by default.")] = None,
+    match: Annotated[str, typer.Option(help='Only cases whose "operation shape" contains this.')] = "",
     quick: Annotated[bool, typer.Option("--quick", help="Two small shapes instead of all.")] = False,
     repeats: Annotated[int, typer.Option(min=3, help="Timed calls a backend, operation and shape, at most.")] = 50,
     seconds: Annotated[float, typer.Option(min=0.01, help="Seconds a backend, operation and shape, at most.")] = 0.5,
@@ -29,15 +30,21 @@ def command(
     from rich.table import Table
 
     from edge_ad.cli import kernel_timing as timing
+    from edge_ad.errors import ConfigError
 
     setup = timing.Setup.of(device, threads, dtype)
     console = Console(stderr=True, highlight=False)
     console.print(f"{setup.device_name}, {setup.threads} threads, {setup.dtype}; copying: {setup.copy_note()}")
-    cases = timing.cases(quick=quick)
+    cases = [case for case in timing.cases(quick=quick) if match in f"{case.operation} {case.shape}"]
+    if not cases:
+        raise ConfigError(f"no case matches {match!r}", hint='one is "fused_score B1 192x16x16+192x16x16+192x16x16"')
     rows = []
     for case in cases:
         with console.status(f"{case.operation} {case.shape}"):
-            rows += timing.measure(case, setup, only=only, repeats=repeats, seconds=seconds)
+            measured = timing.measure(case, setup, only=only, repeats=repeats, seconds=seconds)
+        if csv is not None:
+            timing.write_csv(measured, csv)  # after each case, so that a run cut short keeps what it has
+        rows += measured
     table = Table(expand=False)
     for column in ("operation", "shape", "backend", "p20 ms", "p50 ms", "p80 ms", "GB/s", "of copy", "vs eager"):
         table.add_column(column, justify="left" if column in ("operation", "shape", "backend") else "right")
@@ -46,7 +53,8 @@ def command(
         of_copy, gain = f"{row['of_copy']:.0%}", f"{row['vs_eager']:.1f}x" if row["vs_eager"] else ""
         table.add_row(row["operation"], row["shape"], row["backend"], *times, f"{row['gb_per_s']:.1f}", of_copy, gain)
     console.print(table)
-    timing.write_csv(rows, csv)
+    if csv is None:
+        timing.write_csv(rows, None)
     if plot is not None:
         timing.draw(rows, plot)
         console.print(f"drew {plot}")
