@@ -189,7 +189,7 @@ def _combine(maps: list[Tensor], weights: list[float], product: bool, height: in
     count, spare = len(maps), MAX_LAYERS - len(maps)
     maps = [m.contiguous() for m in maps] + [maps[0]] * spare
     scales = [(np.float32(m.shape[1]) / np.float32(height), np.float32(m.shape[2]) / np.float32(width)) for m in maps]
-    block = 8192 if INTERPRETED else 1024
+    block = 8192 if INTERPRETED else 512
     with torch.cuda.device_of(out):
         combine_kernel[(triton.cdiv(height * width, block), out.shape[0])](
             *maps,

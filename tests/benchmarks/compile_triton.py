@@ -24,7 +24,7 @@ from triton.compiler import ASTSource
 from edge_ad.kernels import triton_kernels as kernels
 
 ARCHITECTURES = {80: "A100, A800", 86: "RTX 30, A10", 87: "Jetson Orin", 89: "RTX 40, L4", 90: "H100, H200"}
-DTYPES = ("fp32", "fp16", "bf16")
+DTYPES = ("fp32", "fp16")
 RESULTS = Path(__file__).parent / "results" / "triton_resources.csv"
 TILES = {"channels first": ((128, 8, 4), {"t_p": 1, "s_p": 1}), "channels last": ((8, 128, 4), {"t_c": 1, "s_c": 1})}
 
@@ -47,7 +47,7 @@ def variants() -> Iterator[tuple[str, str, Any, dict[str, Any], int]]:
             fixed = {"BLOCK_P": p, "BLOCK_C": c, **ones}
             yield name, layout, kernels.plain(getattr(kernels, f"{name}_kernel")), fixed, warps
     for product in (False, True):
-        fixed = {"LAYERS": 3, "PRODUCT": product, "BLOCK": 1024}
+        fixed = {"LAYERS": 3, "PRODUCT": product, "BLOCK": 512}
         yield "combine", "product" if product else "sum", kernels.combine_kernel, fixed, 4
     yield "topk_mean", "any", kernels.topk_mean_kernel, {"BLOCK": 4096}, 16
 

@@ -47,6 +47,6 @@ def test_every_kernel_compiles_without_a_gpu_and_spills_nothing(script, architec
         if layout == "channels last" and architecture != 87:
             continue  # the script compiles the rest; one architecture keeps the test short
         row = script.compile_for(architecture, name, layout, *rest, "fp16" if rest[0].arg_names[0] == "T" else "fp32")
-        assert 0 < row.registers <= 128
+        assert 0 < row.registers <= 160
         assert row.spilled_bytes == 0
         assert row.shared_bytes <= 48 * 1024
