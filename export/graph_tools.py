@@ -24,7 +24,7 @@ class Graph:
     def __init__(self, data: bytes | Model) -> None:
         try:
             model = onnx.load_model_from_string(data) if isinstance(data, bytes) else data
-            self.model: Model = shape_inference.infer_shapes(model)
+            self.model: Model = shape_inference.infer_shapes(model, data_prop=True)
         except Exception as error:  # protobuf's and onnx's own kinds
             raise ArtifactError(f"the graph can't be read: {error}", "export the artifact again") from error
         self.graph = self.model.graph

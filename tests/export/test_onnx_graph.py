@@ -8,6 +8,7 @@ import torch
 from edge_ad.calibrate.int8 import measure_ranges
 from edge_ad.data.images import preprocess, read_image
 from edge_ad.export.compare import compare, pearson, ranks
+from edge_ad.export.engine import engine_graph
 from edge_ad.export.graph_tools import Graph, with_batch
 from edge_ad.export.onnx_graph import export_onnx
 from edge_ad.export.quantize import layers_of, quantize_int8, to_fp16
@@ -71,3 +72,6 @@ def test_fp16_and_int8_of_the_real_architecture(exported):
     whole = quantize_int8(graph, ranges.amax())
     small = compare(reference, OnnxRuntimeRunner(whole, threads=1), [images[5:]])
     assert small.pixel_correlation > 0.97
+    engine = Graph(engine_graph(whole))  # attention too is in FP16, though its shapes are computed in the graph
+    heavy = {node.name for node in Graph(graph).heavy() if node.op_type == "MatMul"}
+    assert [n.name for n in engine.graph.node if n.name in heavy and engine.is_float(n.output[0])] == []
