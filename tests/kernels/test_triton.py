@@ -1,5 +1,6 @@
 """Triton: the cases under its interpreter, on a GPU where there is one, and every kernel compiled without one."""
 
+import csv
 import importlib.util
 import os
 import subprocess
@@ -50,3 +51,10 @@ def test_every_kernel_compiles_without_a_gpu_and_spills_nothing(script, architec
         assert 0 < row.registers <= 160
         assert row.spilled_bytes == 0
         assert row.shared_bytes <= 48 * 1024
+
+
+def test_the_committed_table_covers_every_kernel(script):
+    with script.RESULTS.open() as file:
+        rows = [script.Row(**row) for row in csv.DictReader(file)]
+    expected = {(name, layout, f"sm_{a}") for name, layout, *_ in script.variants() for a in script.ARCHITECTURES}
+    assert {(row.kernel, row.layout, row.architecture) for row in rows} == expected
