@@ -64,7 +64,12 @@ def test_rows_are_appended_and_drawn(setup, tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["--device", "tpu"], "tpu"), (["--dtype", "int8"], "int8"), (["--dtype", "float16"], "GPU")],
+    [
+        (["--match", "nothing"], "no case matches"),
+        (["--device", "tpu"], "tpu"),
+        (["--dtype", "int8"], "int8"),
+        (["--dtype", "float16"], "GPU"),
+    ],
 )
 def test_words_that_name_nothing_are_errors(arguments, words, capsys):
     if words == "GPU" and torch.cuda.is_available():
