@@ -278,6 +278,7 @@ class DriftMonitor:
         return {
             "parts_between_false_warnings": self.config.parts_between_false_warnings,
             "expected_false_alarm_rate": self.expected_false_alarm_rate(),
+            "stated_false_alarm_rate": (self.calibration or {}).get("false_alarm_rate"),
             "warnings": [asdict(warning) for warning in self.warnings.values()],
             "statistics": {name: _row(statistic) for name, statistic in self.statistics.items()},
         }

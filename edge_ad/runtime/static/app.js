@@ -49,7 +49,7 @@ export const plain = (name) => name.replace("position_x", "position (across)").r
 
 function driftText(warning) {
   const rate = warning.expected_false_alarm_rate;
-  const soon = rate ? ` False alarms would become ${percent(rate)} of good parts.` : "";
+  const soon = rate > 1.5 * (state.drift.stated_false_alarm_rate ?? 0) ? ` About ${percent(rate)} of good parts would now be rejected.` : "";
   return `Drift: ${warning.advice}.${soon}`;
 }
 
