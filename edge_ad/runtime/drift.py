@@ -25,6 +25,7 @@ from __future__ import annotations
 import bisect
 import json
 import math
+import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -221,13 +222,17 @@ class DriftMonitor:
             for name in names
         }
         self._random = np.random.default_rng(self.seed)
+        self._lock = threading.RLock()  # the page asks while the line goes on
 
     def update(self, score: float, statistics: ImageStatistics | None = None) -> DriftWarning | None:
         """Takes one accepted part; returns a warning that has just risen.
 
         score: the part's image score. statistics: of its picture; None where they weren't taken.
         """
-        values = {"score": score, **(asdict(statistics) if statistics else {})}
+        with self._lock:
+            return self._update({"score": score, **(asdict(statistics) if statistics else {})})
+
+    def _update(self, values: Mapping[str, float]) -> DriftWarning | None:
         risen = None
         for name, value in values.items():
             if not math.isfinite(value):
@@ -269,35 +274,38 @@ class DriftMonitor:
 
     def acknowledge(self) -> None:
         """The engineer has seen to it: warnings go, the evidence starts anew, the reference stays."""
-        self.warnings.clear()
-        for statistic in self.statistics.values():
-            statistic.restart()
+        with self._lock:
+            self.warnings.clear()
+            for statistic in self.statistics.values():
+                statistic.restart()
 
     def report(self) -> dict[str, Any]:
         """For the page, the metrics and the log: each number's evidence (0 = warning), median then and now."""
-        return {
-            "parts_between_false_warnings": self.config.parts_between_false_warnings,
-            "expected_false_alarm_rate": self.expected_false_alarm_rate(),
-            "stated_false_alarm_rate": (self.calibration or {}).get("false_alarm_rate"),
-            "warnings": [asdict(warning) for warning in self.warnings.values()],
-            "statistics": {name: _row(statistic) for name, statistic in self.statistics.items()},
-        }
+        with self._lock:
+            return {
+                "parts_between_false_warnings": self.config.parts_between_false_warnings,
+                "expected_false_alarm_rate": self.expected_false_alarm_rate(),
+                "stated_false_alarm_rate": (self.calibration or {}).get("false_alarm_rate"),
+                "warnings": [asdict(warning) for warning in self.warnings.values()],
+                "statistics": {name: _row(statistic) for name, statistic in self.statistics.items()},
+            }
 
     def save(self, path: Path) -> None:
         """Writes references and evidence, so that a restart forgets nothing."""
-        state = {
-            "version": 1,
-            "warnings": [asdict(warning) for warning in self.warnings.values()],
-            "statistics": {
-                name: {
-                    "reference": statistic.reference,
-                    "recent": list(statistic.recent),
-                    "parts": statistic.parts,
-                    "log_sums": [[x if math.isfinite(x) else None for x in row] for row in statistic._log_sums],
-                }
-                for name, statistic in self.statistics.items()
-            },
-        }
+        with self._lock:
+            state = {
+                "version": 1,
+                "warnings": [asdict(warning) for warning in self.warnings.values()],
+                "statistics": {
+                    name: {
+                        "reference": statistic.reference,
+                        "recent": list(statistic.recent),
+                        "parts": statistic.parts,
+                        "log_sums": [[x if math.isfinite(x) else None for x in row] for row in statistic._log_sums],
+                    }
+                    for name, statistic in self.statistics.items()
+                },
+            }
         write_atomically(path, json.dumps(state).encode())
 
     def restore(self, path: Path) -> None:

@@ -102,6 +102,7 @@ class Handshake:
         def change() -> None:
             self._enable = self._enable if enable is None else enable
             self._buffer = self._buffer if buffer is None else buffer
+            self._ready()  # enable and trigger may come in one write
             if reset:
                 self._show(acquisition_error=False, error_code=ERROR_NONE, overrun=False)
             if trigger is not None and trigger != self._trigger:

@@ -28,7 +28,7 @@ function lamps() {
   const bad = state.cameras.find((one) => one.state !== "running");
   const first = state.cameras[0];
   if (bad) lamp("camera-lamp", "bad", `${bad.name}: ${bad.state}`);
-  else if (first) lamp("camera-lamp", "good", state.cameras.length > 1 ? `${state.cameras.length} cameras` : `Camera ${number1(first.fps)} fps`);
+  else if (first) lamp("camera-lamp", "good", state.cameras.length > 1 ? `${state.cameras.length} cameras` : first.fps ? `Camera ${number1(first.fps)} fps` : "Camera");
   else lamp("camera-lamp", "unknown", "No camera");
   const warnings = state.drift?.warnings ?? [];
   lamp("drift-lamp", warnings.length ? "warn" : state.drift ? "good" : "unknown", warnings.length ? `Drift: ${plain(warnings[0].name)}` : "Drift");

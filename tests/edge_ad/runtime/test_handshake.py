@@ -38,6 +38,14 @@ def test_one_part():
     assert handshake.signals().counts == {"OK": 0, "NG": 1, "UNSURE": 0, "ERROR": 0}
 
 
+def test_enable_and_trigger_in_one_write():
+    taken = []
+    handshake = Handshake(taken.append)
+    handshake.set_online(True)
+    handshake.plc(enable=True, trigger=True)
+    assert taken == ["acquisition-1"]
+
+
 def test_results_come_back_under_the_id_of_their_trigger():
     handshake, taken = line()
     for _ in range(3):
