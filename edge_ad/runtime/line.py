@@ -136,7 +136,8 @@ class Line:
                 self._server = HealthServer(self.health, where.host, where.port)
             if self.page:
                 self.page.start()
-                log.warning("operator page: %s", self.page.address)
+                token = f", token {self.page.token}" if self.page.token else ""
+                log.warning("operator page: %s%s", self.page.address, token)
             self._restore_drift()
             return self.inspector.run(tick)
         finally:
