@@ -42,15 +42,15 @@ def command(
     chosen = ["--weights", weights] if weights else []
     train_steps = ["--steps", 240] if calibration else []
     run("train", data, "--out", detector, "--preset", preset, "--max-minutes", minutes, *train_steps, *chosen)
-    if calibration:
+    run("export", detector, "--int8", "--normals", calibration or data)
+    if calibration:  # after the export: a threshold belongs to the graph that it was measured with
         run("calibrate", detector, "--normals", calibration, "--false-alarms", 0.01)
-    run("export", detector, "--int8", *(["--normals", calibration] if calibration else []))
     run("eval", detector, data, "--json", out / "metrics.json", "--sheet", out / "sheet.png")
     video = demo_video(scan(data), out / "parts.mp4")
-    run("run", detector, "--source", video, "--out", line, "--headless")
+    run("run", detector, "--source", video, "--out", line, "--video", out / "annotated.mp4", "--headless")
     console.print(
         f"\n[bold]Done in {(time.monotonic() - began) / 60:.1f} minutes.[/] Look at {out / 'sheet.png'} (image, "
-        f"truth, map, verdict) and at the annotated video in {line}.\nNext, with your own parts:\n"
+        f"truth, map, verdict) and at {out / 'annotated.mp4'}; verdicts are in {line}.\nNext, with your own parts:\n"
         f"  edgead check PHOTOS && edgead train PHOTOS --out my_part\n"
         f"  edgead calibrate my_part --normals MORE_PHOTOS --false-alarms 0.001\n"
         f"  edgead run my_part --camera 0",
