@@ -7,8 +7,6 @@ is away makes the inspector not ready; it does not make it dead, since a restart
 from __future__ import annotations
 
 import json
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -67,22 +65,6 @@ class Health:
             stuck = [text for text, at in zip(stuck, self._beats.values(), strict=True) if now - at > self.stall_s]
             broken = [f"{name}: {problem}" for name, problem in self._components.items() if problem]
         return HealthReport(not stuck, not stuck and not broken, tuple(stuck + broken))
-
-
-def notify_systemd(message: str) -> bool:
-    """Sends READY=1, WATCHDOG=1, STATUS=... to systemd; False where it isn't the parent.
-
-    message: one or more lines of the sd_notify protocol.
-    """
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address.startswith(("/", "@")):
-        return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as connection:
-        try:
-            connection.sendto(message.encode(), "\0" + address[1:] if address[0] == "@" else address)
-        except OSError:
-            return False
-    return True
 
 
 class HealthServer:

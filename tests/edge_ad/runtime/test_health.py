@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from edge_ad.errors import DataError
-from edge_ad.runtime.health import Health, HealthServer, notify_systemd
+from edge_ad.runtime.health import Health, HealthServer
 from edge_ad.runtime.recalibration import RecalibrationSet
+from edge_ad.runtime.service import notify
 
 
 def test_a_stalled_loop_is_dead_and_a_lost_camera_is_not():
@@ -50,11 +51,11 @@ def test_probes_get_200_or_503():
 
 def test_systemd_is_told(tmp_path, monkeypatch):
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-    assert not notify_systemd("READY=1")
+    assert not notify("READY=1")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "n"))
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "n"))
-        assert notify_systemd("WATCHDOG=1")
+        assert notify("WATCHDOG=1")
         assert listener.recv(100) == b"WATCHDOG=1"
 
 
