@@ -42,7 +42,7 @@ def command(
     chosen = ["--weights", weights] if weights else []
     train_steps = ["--steps", 240] if calibration else []
     run("train", data, "--out", detector, "--preset", preset, "--max-minutes", minutes, *train_steps, *chosen)
-    run("export", detector, "--int8", "--normals", calibration or data)
+    run("export", detector, "--int8", "--normals", calibration or data, quiet=True)
     if calibration:  # after the export: a threshold belongs to the graph that it was measured with
         run("calibrate", detector, "--normals", calibration, "--false-alarms", 0.01)
     run("eval", detector, data, "--json", out / "metrics.json", "--sheet", out / "sheet.png")
@@ -58,11 +58,13 @@ def command(
     )
 
 
-def run(*words: object) -> None:
-    """Show a command and run it; stop the demo where it fails."""
+def run(*words: object, quiet: bool = False) -> None:
+    """Show a command and run it, without its output if quiet; stop the demo where it fails."""
     arguments = [str(word) for word in words]
     console.print(f"\n[bold cyan]$ edgead {shlex.join(arguments)}[/]", soft_wrap=True)
-    done = subprocess.run([sys.executable, "-m", "edge_ad", *arguments], check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "edge_ad", *arguments], check=False, stdout=subprocess.DEVNULL if quiet else None
+    )
     if done.returncode:
         raise typer.Exit(done.returncode)
 
