@@ -44,7 +44,8 @@ def command(
     run("train", data, "--out", detector, "--preset", preset, "--max-minutes", minutes, *train_steps, *chosen)
     run("export", detector, "--int8", "--normals", calibration or data, quiet=True)
     if calibration:  # after the export: a threshold belongs to the graph that it was measured with
-        run("calibrate", detector, "--normals", calibration, "--false-alarms", 0.01, "--precision", "int8")
+        promise = ("--false-alarms", 0.01, "--precision", "int8")
+        run("calibrate", detector, "--normals", calibration, *promise, quiet=True)
     run("eval", detector, data, "--json", out / "metrics.json", "--sheet", out / "sheet.png")
     video = demo_video(scan(data), out / "parts.mp4")
     run("run", detector, "--source", video, "--out", line, "--video", out / "annotated.mp4", "--headless")
