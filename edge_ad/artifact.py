@@ -221,14 +221,19 @@ def _stamped(manifest: Manifest) -> Manifest:
     return dataclasses.replace(manifest, created=manifest.created or now, edge_ad=__version__)
 
 
+def hash_file(path: Path) -> tuple[str, int]:
+    """SHA-256 as 64 hex digits, and the size in bytes; OSError when the file can't be read."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as source:
+        while chunk := source.read(1 << 20):
+            digest.update(chunk)
+            size += len(chunk)
+    return digest.hexdigest(), size
+
+
 def _digest(path: Path) -> tuple[str, int]:
     try:
-        digest, size = hashlib.sha256(), 0
-        with path.open("rb") as source:
-            while chunk := source.read(1 << 20):
-                digest.update(chunk)
-                size += len(chunk)
-        return digest.hexdigest(), size
+        return hash_file(path)
     except OSError as error:
         raise ArtifactError(
             f"can't read {path}: {error.strerror}", "restore the file, or train or export again"

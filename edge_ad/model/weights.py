@@ -22,6 +22,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from edge_ad.artifact import hash_file
 from edge_ad.errors import ConfigError, DataError
 
 log = logging.getLogger("edge_ad.weights")
@@ -100,7 +101,7 @@ def _from_file(model: str, path: Path) -> tuple[State, WeightsRecord]:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise DataError(f"can't read weights {path}: {error}", "give a safetensors file") from error
-    return state, WeightsRecord(model, "file", path.name, file_sha256(path))
+    return state, WeightsRecord(model, "file", path.name, hash_file(path)[0])
 
 
 def _cache_paths(model: str) -> tuple[Path, Path]:
@@ -114,7 +115,7 @@ def _from_cache(model: str) -> tuple[State, WeightsRecord] | None:
         return None
     try:
         record = WeightsRecord(**json.loads(note.read_text()))
-        if file_sha256(weights) == record.sha256:
+        if hash_file(weights)[0] == record.sha256:
             return load_file(weights), record
     except (OSError, ValueError, TypeError, SafetensorError):
         pass
@@ -238,17 +239,8 @@ WHEELS = {
 }
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, as 64 hex digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as source:
-        while chunk := source.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _state_sha256(state: State) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.safetensors"
         save_file(state, path, metadata={"format": "pt"})
-        return file_sha256(path)
+        return hash_file(path)[0]
