@@ -14,7 +14,6 @@ import torch
 
 from edge_ad.config import Config
 from edge_ad.data.images import preprocess, read_image
-from edge_ad.errors import DataError
 from edge_ad.model.detector import Detector
 from edge_ad.model.head import UPSCALE
 from edge_ad.model.student import MemoryDecoder, unit_tokens
@@ -184,17 +183,3 @@ class OnlineBank(TripletBank):
         clean = corrupt if not any(defective) else self.teach(normals)
         batch = torch.from_numpy(np.stack(images)).to(self.device)
         return Batch(clean, corrupt, torch.from_numpy(np.stack(masks)).to(self.device), images=batch)
-
-
-def readable(paths: Sequence[Path]) -> tuple[list[Path], list[tuple[int, int]], list[str]]:
-    """The paths whose images can be read, the images' sizes (H, W), and a line for each that can't be read."""
-    good, sizes, problems = [], [], []
-    for path in paths:
-        try:
-            frame = read_image(path)
-        except DataError as error:
-            problems.append(error.message)
-            continue
-        good.append(path)
-        sizes.append((frame.shape[0], frame.shape[1]))
-    return good, sizes, problems

@@ -21,6 +21,7 @@ from edge_ad.config import Config
 from edge_ad.errors import ConfigError, DataError, EdgeAdError
 from edge_ad.model.detector import Detector
 from edge_ad.training.bank import Batch, CachedBank, OnlineBank, TripletMaker
+from edge_ad.training.logs import TrainingLog
 from edge_ad.training.losses import cosine_loss, focal_loss, l1_loss
 
 log = logging.getLogger("edge_ad.training")
@@ -157,28 +158,24 @@ class DetectorTrainer:
         step, losses, images, began = self._resume(optimiser), {}, 0, time.monotonic()
         saved = time.monotonic()
         self.progress.phase("training", settings.steps, step)
-        writer = _log_writer(self.folder / "logs") if self.accelerator.is_main_process else None
-        try:
-            while step < settings.steps and self.elapsed() < self.limit:
-                for group in optimiser.param_groups:
-                    group["lr"] = settings.learning_rate * self._rate(step)
-                losses = self._step(step, prepared, optimiser, parameters)
-                step += 1
-                images += settings.batch_size * settings.gradient_accumulation * self.accelerator.num_processes
-                speed = images / (time.monotonic() - began)
-                self.progress.advance(1, images_per_second=speed, **losses)
-                if writer is not None and step % 10 == 0:
-                    for name, value in {**losses, "images_per_second": speed}.items():
-                        writer.add_scalar(name, value, step)
-                if time.monotonic() - saved > settings.checkpoint_seconds:
-                    self._save(step, optimiser)
-                    saved = time.monotonic()
-        except KeyboardInterrupt:
-            self._save(step, optimiser)
-            raise
-        finally:
-            if writer is not None:
-                writer.close()
+        logs = self.folder / "logs" if self.accelerator.is_main_process else None
+        with TrainingLog(logs, step) as log_numbers:
+            try:
+                while step < settings.steps and self.elapsed() < self.limit:
+                    for group in optimiser.param_groups:
+                        group["lr"] = settings.learning_rate * self._rate(step)
+                    losses = self._step(step, prepared, optimiser, parameters)
+                    step += 1
+                    images += settings.batch_size * settings.gradient_accumulation * self.accelerator.num_processes
+                    speed = images / (time.monotonic() - began)
+                    self.progress.advance(1, images_per_second=speed, **losses)
+                    log_numbers.write(step, images_per_second=speed, **losses)
+                    if time.monotonic() - saved > settings.checkpoint_seconds:
+                        self._save(step, optimiser)
+                        saved = time.monotonic()
+            except KeyboardInterrupt:
+                self._save(step, optimiser)
+                raise
         self._save(step, optimiser)
         return step, losses, images / max(1e-9, time.monotonic() - began)
 
@@ -331,14 +328,6 @@ def _run_key(config: Config, normals: Sequence[Path]) -> str:
     photos = [(str(path), path.stat().st_size) for path in normals]
     text = json.dumps([config.to_dict(), photos], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _log_writer(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (optional)
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder))
 
 
 def _remove(path: Path) -> None:

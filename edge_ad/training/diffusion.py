@@ -33,6 +33,7 @@ from edge_ad.synthesis.diffusion import (
     to_tensor,
 )
 from edge_ad.synthesis.sheet import grid
+from edge_ad.training.logs import TrainingLog
 
 LOSSES = "losses.jsonl"
 KEPT = 2  # checkpoints on disk
@@ -111,19 +112,21 @@ class DiffusionTrainer:
         """
         begun, first = time.monotonic(), self.step
         rate = 0.0
-        while self.step < self.config.steps:
-            if self._time_is_up(begun, max_minutes):
-                break
-            loss = self._train_step()
-            rate = (self.step - first) * self.config.batch_size / max(time.monotonic() - begun, 1e-9)
-            self._check(loss)
-            self._losses.append(loss)
-            if progress is not None and self.accelerator.is_main_process:
-                progress(self.step, self.config.steps, loss, rate)
-            if self.step % self.config.checkpoint_steps == 0:
-                self.save()
-            if self.step % self.config.sheet_steps == 0:
-                self._draw_sheet()
+        with TrainingLog(self.folder / "logs" if self.accelerator.is_main_process else None, first) as log:
+            while self.step < self.config.steps:
+                if self._time_is_up(begun, max_minutes):
+                    break
+                loss = self._train_step()
+                rate = (self.step - first) * self.config.batch_size / max(time.monotonic() - begun, 1e-9)
+                self._check(loss)
+                self._losses.append(loss)
+                log.write(self.step, loss=loss, images_per_second=rate)
+                if progress is not None and self.accelerator.is_main_process:
+                    progress(self.step, self.config.steps, loss, rate)
+                if self.step % self.config.checkpoint_steps == 0:
+                    self.save()
+                if self.step % self.config.sheet_steps == 0:
+                    self._draw_sheet()
         digest = self._finish()
         recent = self._losses[-50:]
         mean = float(np.mean(recent)) if recent else math.nan

@@ -15,7 +15,8 @@ from safetensors.torch import save as to_safetensors
 
 from edge_ad.artifact import Manifest, Preprocessing
 from edge_ad.config import Config
-from edge_ad.data.samples import scan
+from edge_ad.data.loader import read_frames
+from edge_ad.data.samples import Problem, Sample, scan
 from edge_ad.errors import DataError
 from edge_ad.model.detector import Detector
 from edge_ad.model.teacher import fit_image_size
@@ -24,7 +25,7 @@ from edge_ad.synthesis.dataset import NormalFrames
 from edge_ad.synthesis.defects import AnomalyImages, Triplet, make_triplet
 from edge_ad.synthesis.foreground import find_foreground
 from edge_ad.synthesis.sources import build_sources
-from edge_ad.training.bank import LONGEST_SIDE, Array, TripletMaker, readable
+from edge_ad.training.bank import LONGEST_SIDE, Array, TripletMaker
 from edge_ad.training.detector import DetectorTrainer, Progress
 
 log = logging.getLogger("edge_ad.training")
@@ -72,9 +73,7 @@ def train_detector(
     began = time.monotonic()
     torch.manual_seed(config.training.seed)
     samples = [sample for folder in folders for sample in scan(folder).train]
-    normals, sizes, skipped = readable([sample.path for sample in samples])
-    for problem in skipped:
-        log.warning("skipped: %s", problem)
+    normals, sizes, skipped = _readable(samples)
     if not normals:
         raise DataError(
             f"no usable photos of good parts in {', '.join(map(str, folders))}",
@@ -118,6 +117,18 @@ def triplet_maker(config: Config, normals: Sequence[Path], generated: AnomalyIma
         return make_triplet(frame, rng, sources, inside=inside)
 
     return make
+
+
+def _readable(samples: Sequence[Sample]) -> tuple[list[Path], list[tuple[int, int]], list[Problem]]:
+    """Paths and sizes (H, W) of the photos that can be read, and what is wrong with the others, which is logged."""
+    normals, sizes = [], []
+    problems: list[Problem] = []
+    for sample, frame in read_frames(samples, problems):
+        normals.append(sample.path)
+        sizes.append((frame.shape[0], frame.shape[1]))
+    for problem in problems:
+        log.warning("skipped: %s: %s", problem.path, problem.reason)
+    return normals, sizes, problems
 
 
 def median_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:

@@ -1,0 +1,42 @@
+"""TensorBoard logs of a training run, where TensorBoard is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+EVERY = 10  # steps between two entries
+
+
+class TrainingLog:
+    """Writes a step's numbers as TensorBoard scalars, every tenth step; a context manager.
+
+    folder: for the event files; None writes nothing, as on all processes but the main one. first: the step that the
+    run begins or resumes at; what an interrupted run logged beyond it is dropped by TensorBoard.
+    """
+
+    def __init__(self, folder: Path | None, first: int = 0) -> None:
+        self._writer: Any = None
+        if folder is None:
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (optional)
+        except ImportError:
+            return
+        self._writer = SummaryWriter(str(folder), purge_step=first or None)
+
+    def write(self, step: int, **numbers: float) -> None:
+        """The numbers of a step that is over, counted from 1."""
+        if self._writer is not None and step % EVERY == 0:
+            for name, value in numbers.items():
+                self._writer.add_scalar(name, value, step)
+
+    def __enter__(self) -> TrainingLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.close()
