@@ -45,6 +45,9 @@ def command(
     precision: Annotated[str | None, typer.Option(help="no, bf16 or fp16, for the diffusion model.")] = None,
     textures: Annotated[Path | None, typer.Option(help="Folder of pictures to take textures from.")] = None,
     foreground: Annotated[bool, typer.Option(help="Keep defects on the object if the background is plain.")] = True,
+    per_shard: Annotated[
+        int, typer.Option(min=0, help="Above 0: write tar files of that many triplets instead of single pictures.")
+    ] = 0,
     edges: Annotated[str, typer.Option(help="hard (the paper's), feathered, seamless or mixed.")] = "mixed",
     min_feature_distance: Annotated[
         float, typer.Option(min=0.0, help="Draw again what moves the teacher's features by less (1 - cos).")
@@ -56,7 +59,8 @@ def command(
 ) -> None:
     """Write synthetic defects as an MVTec-like folder, with masks, a manifest and a contact sheet.
 
-    The diffusion model is trained on the photos of good parts, resumes where it stopped, and is reused when done.
+    `edgead train --triplets` takes the folder. The diffusion model is trained on the photos of good parts, resumes
+    where it stopped, and is reused when done.
     """
     from edge_ad.config import SynthesisConfig, read_section, to_plain
     from edge_ad.data.samples import scan
@@ -90,6 +94,7 @@ def command(
             quality=quality,
             foreground=foreground,
             visible=settings.visible,
+            per_shard=per_shard,
             notes=notes,
             progress=lambda done, of: update("triplets", done, of, ""),
         )

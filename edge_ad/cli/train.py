@@ -33,6 +33,9 @@ def command(
     ddpm: Annotated[
         Path | None, typer.Option(help="Diffusion model of `edgead synth` to use, instead of training one.")
     ] = None,
+    triplets: Annotated[
+        Path | None, typer.Option(help="Triplets of `edgead synth` to train on, instead of drawing new ones.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
 ) -> None:
     """Train a detector on photos of good parts.
@@ -47,7 +50,15 @@ def command(
     if source:
         settings = settings.override("synthesis", sources=tuple(part.strip() for part in source.split(",")))
     artifact = train_artifact(
-        settings, data, out, device=device, max_minutes=max_minutes, weights=weights, ddpm=ddpm, resume=resume
+        settings,
+        data,
+        out,
+        device=device,
+        max_minutes=max_minutes,
+        weights=weights,
+        ddpm=ddpm,
+        triplets=triplets,
+        resume=resume,
     )
     typer.echo(str(artifact.path))
 
@@ -61,17 +72,22 @@ def train_artifact(
     max_minutes: float | None = None,
     weights: str | None = None,
     ddpm: Path | None = None,
+    triplets: Path | None = None,
     resume: bool = False,
 ) -> Artifact:
     """Train, write weights and graph as one artifact, and set a first threshold from the held-out normals."""
     from edge_ad.artifact import Artifact
     from edge_ad.cli.progress import TerminalProgress
     from edge_ad.export.onnx_graph import export_onnx
+    from edge_ad.synthesis.shards import WrittenTriplets
     from edge_ad.training.job import train_detector, work_folder
 
     check_output(out)
     began = time.monotonic()
-    generated = anomaly_images(settings, data, ddpm or work_folder(out, "ddpm"), max_minutes, device)
+    written = WrittenTriplets(triplets) if triplets is not None else None
+    generated = None
+    if written is None:
+        generated = anomaly_images(settings, data, ddpm or work_folder(out, "ddpm"), max_minutes, device)
     if max_minutes is not None:
         max_minutes -= (time.monotonic() - began) / 60
     with TerminalProgress() as progress:
@@ -81,6 +97,7 @@ def train_artifact(
             out,
             progress,
             generated=generated,
+            written=written,
             device=device,
             max_minutes=max_minutes,
             weights=weights,

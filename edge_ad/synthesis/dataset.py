@@ -1,4 +1,4 @@
-"""Triplets on disk: an MVTec-like folder with a manifest that says how each was made, and a contact sheet."""
+"""Triplets on disk: an MVTec-like folder or shards, a manifest that says how each was made, and a contact sheet."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from edge_ad.synthesis.defects import DefectSource, Frame, Triplet, make_triplet
 from edge_ad.synthesis.foreground import find_foreground
 from edge_ad.synthesis.perlin import Mask
 from edge_ad.synthesis.quality import QualityControl
+from edge_ad.synthesis.shards import ShardWriter, pictures, to_png
 from edge_ad.synthesis.sheet import triplet_sheet
 
 MANIFEST = "manifest.json"
@@ -90,6 +91,7 @@ def write_triplets(
     quality: QualityControl | None = None,
     foreground: bool = True,
     visible: float = 10.0,
+    per_shard: int = 0,
     notes: dict[str, Any] | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, Any]:
@@ -100,6 +102,7 @@ def write_triplets(
     (seed, k) and the settings alone. The manifest is written last: a folder without one is unfinished.
 
     Args:
+        per_shard: above 0, the pictures go into tar files of that many triplets instead (see `shards`).
         notes: added to the manifest, e.g. the settings.
         progress: called with (done, count).
     """
@@ -108,18 +111,23 @@ def write_triplets(
     records: list[dict[str, Any]] = []
     shown: list[tuple[Triplet, str]] = []
     (out / MANIFEST).unlink(missing_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    shards = ShardWriter(out, per_shard) if per_shard else None
     for index in range(count):
         rng = np.random.default_rng([seed, index])
         triplet, number, source = draw_triplet(
             frames, sources, rng, quality, foreground=foreground, visible=visible, drawn_again=drawn_again
         )
-        files = _write(out, index, triplet, source)
         area = round(float(triplet.mask.mean()), 6)
         record = {"index": index, "seed": [seed, index], "source": source, "from": str(frames.paths[number].name)}
-        records.append({**record, "area": area, **files})
+        record = {**record, "area": area}
+        files = _write(out, index, triplet, source) if shards is None else shards.add(index, triplet, record)
+        records.append({**record, **files})
         if len(shown) < SHEET_COUNT:
             shown.append((triplet, source))
         progress(index + 1, count)
+    if shards is not None:
+        shards.close()
     manifest = {
         "format": 1,
         "seed": seed,
@@ -132,7 +140,7 @@ def write_triplets(
     }
     if shown:
         sheet = triplet_sheet([triplet for triplet, _ in shown], [name for _, name in shown])
-        _write_png(out / SHEET, cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+        write_atomically(out / SHEET, to_png(sheet))
     write_atomically(out / MANIFEST, json.dumps(manifest, indent=1).encode())
     return manifest
 
@@ -148,12 +156,8 @@ def _write(out: Path, index: int, triplet: Triplet, source: str) -> dict[str, st
         "defective": f"test/{source}/{index:05d}.png",
         "mask": f"ground_truth/{source}/{index:05d}_mask.png",
     }
-    _write_png(out / files["normal"], cv2.cvtColor(triplet.normal, cv2.COLOR_RGB2BGR))
-    _write_png(out / files["defective"], cv2.cvtColor(triplet.defective, cv2.COLOR_RGB2BGR))
-    _write_png(out / files["mask"], triplet.mask.astype(np.uint8) * 255)
+    for name, picture in pictures(triplet).items():
+        path = out / files[name]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, picture)
     return files
-
-
-def _write_png(path: Path, picture: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, cv2.imencode(".png", picture)[1].tobytes())

@@ -19,6 +19,7 @@ from edge_ad.model.head import UPSCALE
 from edge_ad.model.student import MemoryDecoder, unit_tokens
 from edge_ad.synthesis.dataset import NormalFrames
 from edge_ad.synthesis.defects import Triplet
+from edge_ad.synthesis.shards import WrittenTriplets
 from edge_ad.training.features import FeatureStore
 
 log = logging.getLogger("edge_ad.training")
@@ -43,10 +44,16 @@ class Batch:
 class TripletBank:
     """Normals, and triplets made from them with a seed each, so that triplet i is the same in every run."""
 
-    def __init__(self, paths: Sequence[Path], detector: Detector, config: Config, make: TripletMaker) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        detector: Detector,
+        config: Config,
+        triplets: TripletMaker | WrittenTriplets,
+    ) -> None:
         self.paths = list(paths)
         self.frames = NormalFrames(self.paths, LONGEST_SIDE)
-        self.detector, self.config, self.make = detector, config, make
+        self.detector, self.config, self.source = detector, config, triplets
         grid = detector.teacher.grid
         self.mask_size = (grid[0] * UPSCALE, grid[1] * UPSCALE)
         self.device = torch.device("cpu")
@@ -60,9 +67,15 @@ class TripletBank:
         return self._prepare(read_image(path))
 
     def triplet(self, index: int) -> tuple[Array, Array, Array]:
-        """Normal and defective image [3, H, W] float32, and the mask [2h, 2w] as shares 0..1, of triplet `index`."""
-        rng = np.random.default_rng([self.config.training.seed, index])
-        triplet = self.make(self.frames[index % len(self.paths)], rng)
+        """Normal and defective image [3, H, W] float32, and the mask [2h, 2w] as shares 0..1, of triplet `index`.
+
+        Made from normal `index` modulo their number; where triplets were written beforehand, one of those.
+        """
+        if isinstance(self.source, WrittenTriplets):
+            triplet = self.source[index % len(self.source)]
+        else:
+            rng = np.random.default_rng([self.config.training.seed, index])
+            triplet = self.source(self.frames[index % len(self.paths)], rng)
         height, width = self.mask_size
         mask = cv2.resize(triplet.mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
         return self._prepare(triplet.normal), self._prepare(triplet.defective), mask
@@ -91,8 +104,11 @@ class CachedBank(TripletBank):
         self.normals = FeatureStore(folder / "normals", len(self.paths), {"features": features}, key)
         self.recalls = FeatureStore(folder / "recalls", len(self.paths), memory, key)
         masks = (self.mask_size, "float16")
+        clean = (
+            {"clean": features} if isinstance(self.source, WrittenTriplets) else {}
+        )  # their normals are pictures of their own
         self.triplets = FeatureStore(
-            folder / "triplets", triplets, {"features": features, "masks": masks, **memory}, key
+            folder / "triplets", triplets, {"features": features, "masks": masks, **clean, **memory}, key
         )
 
     def fill_normals(self, advance: Callable[[int], None], stop: Callable[[], bool]) -> int:
@@ -126,6 +142,8 @@ class CachedBank(TripletBank):
             made = [self.triplet(i) for i in indices]
             features = self.teach([defective for _, defective, _ in made])
             rows = {"features": features.half().cpu().numpy(), "masks": np.stack([mask for *_, mask in made])}
+            if "clean" in self.triplets.arrays:
+                rows["clean"] = self.teach([normal for normal, *_ in made]).half().cpu().numpy()
             if "recalled" in self.triplets.arrays:
                 rows["recalled"] = self._recall(features)
             advance(len(indices))
@@ -144,7 +162,8 @@ class CachedBank(TripletBank):
         for index, bad in zip(indices, defective, strict=True):
             normal = index % self.normals.done
             store, row = (self.triplets, index) if bad else (self.normals, normal)
-            clean.append(self.normals.arrays["features"][normal])
+            own = bad and "clean" in self.triplets.arrays
+            clean.append(self.triplets.arrays["clean"][row] if own else self.normals.arrays["features"][normal])
             corrupt.append(store.arrays["features"][row])
             masks.append(store.arrays["masks"][row] if bad else np.zeros(self.mask_size, np.float16))
             if self.recalls.arrays:

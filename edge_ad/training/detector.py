@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from edge_ad.config import Config
 from edge_ad.errors import ConfigError, DataError, EdgeAdError
 from edge_ad.model.detector import Detector
+from edge_ad.synthesis.shards import WrittenTriplets
 from edge_ad.training.bank import Batch, CachedBank, OnlineBank, TripletMaker
 from edge_ad.training.logs import TrainingLog
 from edge_ad.training.losses import cosine_loss, focal_loss, l1_loss
@@ -56,8 +57,8 @@ class DetectorTrainer:
     """Trains a detector on normals.
 
     detector: fresh, with the teacher's weights. normals: readable photos. folder: where caches, checkpoints and
-    logs go. make: a frame and a generator to a triplet. With resume, a run that was interrupted in the same folder
-    goes on where its last checkpoint was; otherwise the folder is emptied.
+    logs go. triplets: makes one of a frame and a generator, or holds those written beforehand. With resume, a run
+    that was interrupted in the same folder goes on where its last checkpoint was; otherwise the folder is emptied.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class DetectorTrainer:
         detector: Detector,
         normals: Sequence[Path],
         folder: Path,
-        make: TripletMaker,
+        triplets: TripletMaker | WrittenTriplets,
         progress: Progress,
         *,
         device: str = "auto",
@@ -85,9 +86,9 @@ class DetectorTrainer:
         self.limit = math.inf if max_minutes is None else max(10.0, 60 * max_minutes - FINISH_SECONDS)
         self.fit, self.held = split_held_out(normals, settings.held_out, settings.seed)
         cached = config.model.student == "shared" and settings.triplets > 0
-        self.bank = (CachedBank if cached else OnlineBank)([*self.fit], detector, config, make)
+        self.bank = (CachedBank if cached else OnlineBank)([*self.fit], detector, config, triplets)
         self.bank.device = self.accelerator.device
-        self.key = _run_key(config, normals)
+        self.key = _run_key(config, normals, triplets)
         if self.accelerator.is_main_process:
             self._open_folder(resume)
         self.accelerator.wait_for_everyone()
@@ -130,6 +131,8 @@ class DetectorTrainer:
         """Features of normals (at most 40 % of the time), prototypes, then triplets (up to 65 %)."""
         model = self.config.model
         wanted = self.config.training.triplets
+        if isinstance(bank.source, WrittenTriplets):
+            wanted = min(wanted, len(bank.source))
         if self.accelerator.is_main_process:
             bank.open(self.folder / "cache", wanted, self.key)
             self.progress.phase("teacher on normals", len(self.fit), bank.normals.done)
@@ -323,10 +326,11 @@ def _loss_weights(config: Config, progress: float) -> dict[str, float]:
     return {name: weight * ((name == "cosine") == first) for name, weight in weights.items()}
 
 
-def _run_key(config: Config, normals: Sequence[Path]) -> str:
-    """What a resumed run must share with the first: all settings but the time, and the photos."""
+def _run_key(config: Config, normals: Sequence[Path], triplets: TripletMaker | WrittenTriplets) -> str:
+    """What a resumed run must share with the first: all settings but the time, the photos, written triplets."""
     photos = [(str(path), path.stat().st_size) for path in normals]
-    text = json.dumps([config.to_dict(), photos], sort_keys=True)
+    written = triplets.key if isinstance(triplets, WrittenTriplets) else ""
+    text = json.dumps([config.to_dict(), photos, written], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

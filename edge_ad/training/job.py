@@ -24,6 +24,7 @@ from edge_ad.model.weights import find_weights
 from edge_ad.synthesis.dataset import NormalFrames
 from edge_ad.synthesis.defects import AnomalyImages, Triplet, make_triplet
 from edge_ad.synthesis.foreground import find_foreground
+from edge_ad.synthesis.shards import WrittenTriplets
 from edge_ad.synthesis.sources import build_sources
 from edge_ad.training.bank import LONGEST_SIDE, Array, TripletMaker
 from edge_ad.training.detector import DetectorTrainer, Progress
@@ -59,6 +60,7 @@ def train_detector(
     progress: Progress,
     *,
     generated: AnomalyImages | None = None,
+    written: WrittenTriplets | None = None,
     device: str = "auto",
     max_minutes: float | None = None,
     weights: str | None = None,
@@ -67,6 +69,7 @@ def train_detector(
     """Read the folders, train, and describe the result.
 
     generated: the diffusion model's images, where the settings name `ddpm` as a source of defects.
+    written: triplets made beforehand, instead of any drawn here.
     Raises DataError when the folders hold no usable normals, ConfigError for settings that can't be, and what
     find_weights raises.
     """
@@ -90,7 +93,7 @@ def train_detector(
         detector,
         normals,
         work_folder(out),
-        triplet_maker(config, normals, generated),
+        written or triplet_maker(config, normals, generated),
         progress,
         device=device,
         max_minutes=None if max_minutes is None else max_minutes - spent,

@@ -11,6 +11,9 @@ from edge_ad.config import Config
 from edge_ad.errors import ConfigError, DataError, EdgeAdError
 from edge_ad.model.detector import Detector
 from edge_ad.model.weights import find_weights
+from edge_ad.synthesis.dataset import NormalFrames, write_triplets
+from edge_ad.synthesis.procedural import ProceduralDefects
+from edge_ad.synthesis.shards import WrittenTriplets
 from edge_ad.training.detector import DetectorTrainer, split_held_out
 from edge_ad.training.job import train_detector, triplet_maker
 
@@ -189,3 +192,25 @@ def test_two_processes_learn_what_one_learns_from_twice_the_batch(tiny_config, p
         losses[name] = [float(value) for value in line.split()[1:]]
     assert len(losses["one"]) == 4
     assert losses["two"] == pytest.approx(losses["one"], rel=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{}, {"student": "separate", "decoder": "transformer"}], ids=["edge", "paper"])
+def test_training_takes_triplets_that_were_written_beforehand(changes, tiny_config, photos, tmp_path):
+    config = tiny_config.override("model", **changes)
+    frames = NormalFrames(photos, 96)
+    for name, per_shard in (("files", 0), ("shards", 2)):
+        write_triplets(tmp_path / name, frames, [(ProceduralDefects(), 1.0)], 3, per_shard=per_shard)
+    losses = {}
+    for name in ("files", "shards", "drawn"):
+        record = Record()
+        run = trainer(config, photos, tmp_path / f"run-{name}", record)
+        if name != "drawn":
+            written = WrittenTriplets(tmp_path / name)
+            torch.manual_seed(0)
+            detector = Detector(config.model, (64, 96), find_weights(config.model.teacher, "random")[0])
+            run = DetectorTrainer(config, detector, photos, tmp_path / f"run-{name}", written, record, device="cpu")
+        result = run.run()
+        losses[name] = record.losses
+        if name != "drawn" and not changes:
+            assert result.triplets == 3
+    assert losses["files"] == losses["shards"] != losses["drawn"]
