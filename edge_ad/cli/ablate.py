@@ -44,6 +44,7 @@ def command(
     data: Annotated[Path, typer.Argument(help="A category with test images.")],
     out: Annotated[Path, typer.Option(help="Folder for the runs and the table; finished runs are kept.")],
     preset: Annotated[str, typer.Option(help="paper, edge or nano.")] = "paper",
+    config: Annotated[Path | None, typer.Option(help="Settings as TOML, instead of a preset.")] = None,
     variants: Annotated[str, typer.Option(help="Comma-separated, or 'all'.")] = (
         "full,no-decoder,no-cosine,no-head,no-focal,no-l1"
     ),
@@ -60,7 +61,8 @@ def command(
     from edge_ad.data.samples import scan
 
     names = list(VARIANTS) if variants == "all" else [name.strip() for name in variants.split(",")]
-    base = Config.named(preset).override("training", steps=steps)
+    base = Config.from_toml(config) if config else Config.named(preset)
+    base = base.override("training", steps=steps)
     if source:
         base = base.override("synthesis", sources=tuple(source.split(",")))
     runs: dict[str, list[dict[str, float | None]]] = {}
@@ -75,7 +77,7 @@ def command(
             console.print(f"{name}, seed {seed}: {_line(figures)}")
             runs.setdefault(name, []).append(figures)
     table = {name: summary(rows) for name, rows in runs.items()}
-    about = {"preset": preset, "data": dataset.name, "seeds": numbers, "settings": base.to_dict()}
+    about = {"preset": base.preset, "data": dataset.name, "seeds": numbers, "settings": base.to_dict()}
     write_atomically(
         out / "ablation.json", json.dumps({"table": table, "runs": runs, "about": about}, indent=1).encode()
     )

@@ -35,17 +35,20 @@ def test_mean_and_deviation_by_hand():
     assert summary(rows[:1])["aupro"] == {"mean": 0.5, "deviation": None}
 
 
-def test_a_small_ablation_writes_its_table_and_keeps_finished_runs(tmp_path, write_photos, tiny_config, monkeypatch):
+def test_a_small_ablation_of_own_settings_writes_its_table_and_keeps_finished_runs(
+    tmp_path, write_photos, tiny_config
+):
     write_photos(tmp_path / "data" / "train" / "good", 6)
     write_photos(tmp_path / "data" / "test" / "good", 3, seed=1)
     write_photos(tmp_path / "data" / "test" / "dark", 3, seed=2)
-    monkeypatch.setattr(Config, "named", classmethod(lambda cls, preset: tiny_config))
+    tiny_config.to_toml(tmp_path / "tiny.toml")
     options = {"variants": "full", "seeds": "0", "steps": 2, "source": "procedural", "weights": "random"}
     written = []
     for _ in range(2):
-        ablate(tmp_path / "data", tmp_path / "out", preset="edge", device="cpu", **options)
+        ablate(tmp_path / "data", tmp_path / "out", config=tmp_path / "tiny.toml", device="cpu", **options)
         written.append((tmp_path / "out" / "full-0" / "weights.safetensors").stat().st_mtime_ns)
     table = json.loads((tmp_path / "out" / "ablation.json").read_text())
     assert set(table["table"]) == {"full"}
+    assert table["about"]["settings"]["model"] == tiny_config.to_dict()["model"]
     assert table["table"]["full"]["i_auroc"]["mean"] is not None
     assert written[0] == written[1]
