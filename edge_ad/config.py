@@ -48,11 +48,13 @@ class ModelConfig:
     decoder_depth: int = 2  # blocks after the memory, or of the transformer decoder
     bottleneck_dropout: float = 0.2  # noise on what the decoder reads
     head: bool = True
-    head_input: Literal["product", "map", "both"] = "both"
+    # map: what was learnt on synthetic defects carries over best, since only the discrepancy is seen; product: the
+    # paper's, which needs many steps and fresh triplets, or it learns the synthetic defects by heart
+    head_input: Literal["product", "map", "both"] = "map"
     head_channels: int = 64
     score_size: tuple[int, int] = (256, 256)  # size of pixel_scores
     top_k: int = 100  # eq. 6, on pixel_scores of score_size
-    head_weight: float = 0.5  # share of the head in pixel_scores; the rest is the cosine map's
+    head_weight: float = 0.25  # share of the head in pixel_scores; the rest is the cosine map's
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
