@@ -69,6 +69,9 @@ class DiffusionConfig:
     attention: tuple[int, ...] = (3,)  # levels with self-attention
     timesteps: int = 1000  # T
     betas: tuple[float, float] = (1e-4, 0.02)  # linear
+    # what the network answers with: v = sqrt(a) noise - sqrt(1 - a) x0 (Salimans and Ho 2022) needs far fewer steps
+    # than the noise itself until samples are clean; at the optimum they are the same model
+    predicts: Literal["v", "noise"] = "v"
     steps: int = 3000
     batch_size: int = 8
     learning_rate: float = 5e-4

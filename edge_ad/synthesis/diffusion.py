@@ -27,7 +27,7 @@ SETTINGS = "diffusion.json"
 
 
 def build_network(config: DiffusionConfig) -> Any:
-    """An untrained noise predictor: x_t [B,3,R,R] in -1..1 and t [B] -> noise [B,3,R,R] (its `.sample`).
+    """An untrained network: x_t [B,3,R,R] in -1..1 and t [B] -> what `config.predicts` says [B,3,R,R] (`.sample`).
 
     Raises ConfigError when the resolution can't be halved as often as there are levels.
     """
@@ -58,6 +58,19 @@ def build_schedule(config: DiffusionConfig) -> Any:
     return DDPMScheduler(
         num_train_timesteps=config.timesteps, beta_start=first, beta_end=last, beta_schedule="linear"
     )
+
+
+def target(config: DiffusionConfig, x0: Tensor, noise: Tensor, cumulative: Tensor) -> Tensor:
+    """What the network is to answer for x_t, as x0 and noise: [B,C,H,W]; cumulative: alphas_cumprod at t, [B]."""
+    if config.predicts == "noise":
+        return noise
+    a = cumulative.to(x0).view(-1, 1, 1, 1)
+    return a.sqrt() * noise - (1 - a).sqrt() * x0
+
+
+def predicted_noise(config: DiffusionConfig, answer: Tensor, x_t: Tensor, now: float) -> Tensor:
+    """The noise in x_t by the network's answer; now: alphas_cumprod at t."""
+    return answer if config.predicts == "noise" else now**0.5 * answer + (1 - now) ** 0.5 * x_t
 
 
 def to_tensor(frames: Sequence[Frame]) -> Tensor:
@@ -141,7 +154,7 @@ def sample(
     """Anomaly images P, uint8 [R,R,3], one a drawing; each depends on its own drawing alone.
 
     Args:
-        network: noise predictor in eval mode.
+        network: of `build_network`, in eval mode.
         drawings: `origin` (uint8 [R,R,3]) is needed where config.start < 1.
         steps: instead of config.sample_steps.
     """
@@ -164,8 +177,9 @@ def sample(
     s = torch.tensor([drawing.s for drawing in drawings], device=device).view(-1, 1, 1, 1)
     for index, time in enumerate(times):
         before = float(cumulative[times[index + 1]]) if index + 1 < len(times) else 1.0
-        noise = network(x_t, time).sample
-        x_t = reverse_step(x_t, noise, normal_noise(), float(cumulative[time]), before, s, config.perturbation)
+        now = float(cumulative[time])
+        noise = predicted_noise(config, network(x_t, time).sample, x_t, now)
+        x_t = reverse_step(x_t, noise, normal_noise(), now, before, s, config.perturbation)
     return to_frames(x_t)
 
 
@@ -221,7 +235,7 @@ def is_trained(folder: Path, config: DiffusionConfig) -> bool:
     try:
         record = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         found = read_section(DiffusionConfig, record["diffusion"], "diffusion")
-        names = ("resolution", "channels", "layers", "attention", "timesteps", "betas")
+        names = ("resolution", "channels", "layers", "attention", "timesteps", "betas", "predicts")
         same = all(getattr(found, name) == getattr(config, name) for name in names)
         return same and int(record["step"]) >= config.steps
     except (OSError, ValueError, KeyError, TypeError, ConfigError):

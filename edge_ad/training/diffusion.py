@@ -29,6 +29,7 @@ from edge_ad.synthesis.diffusion import (
     fitted,
     sample,
     save_model,
+    target,
     to_frames,
     to_tensor,
 )
@@ -149,7 +150,7 @@ class DiffusionTrainer:
         self.accelerator.wait_for_everyone()
 
     def _train_step(self) -> float:
-        """One step: predict the noise in x_t; returns the mean loss over all processes."""
+        """One step: tell noise from image in x_t; returns the mean loss over all processes."""
         config, device = self.config, self.accelerator.device
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
         torch.manual_seed(_mixed(self.seed, self.step))  # the whole batch is drawn on every process, then split
@@ -161,8 +162,9 @@ class DiffusionTrainer:
         x_t = self._schedule.add_noise(x0, noise, t)
         self._network.train()
         with self.accelerator.autocast():
-            predicted = self._network(x_t, t).sample
-        loss = torch.nn.functional.mse_loss(predicted.float(), noise)
+            answer = self._network(x_t, t).sample
+        wanted = target(config, x0, noise, self._schedule.alphas_cumprod.to(device)[t])
+        loss = torch.nn.functional.mse_loss(answer.float(), wanted)
         self.accelerator.backward(loss)
         if self.accelerator.sync_gradients:
             self.accelerator.clip_grad_norm_(self._network.parameters(), 1.0)

@@ -13,11 +13,13 @@ from edge_ad.synthesis.diffusion import (
     build_network,
     drawer,
     load_model,
+    predicted_noise,
     respaced,
     reverse_step,
     sample,
     sampler_settings,
     save_model,
+    target,
     to_frames,
     to_tensor,
 )
@@ -79,6 +81,22 @@ def test_perturbations_have_the_variance_they_state():
         assert torch.equal(reverse_step(x_t, noise, one, now, 1.0, s, mode), last)
     with pytest.raises(ValueError, match="unknown perturbation"):
         reverse_step(x_t, noise, one, now, before, s, "sacle")
+
+
+@pytest.mark.parametrize("predicts", ["v", "noise"])
+def test_a_right_answer_gives_back_the_noise(predicts):
+    config = replace(TINY, predicts=predicts)
+    x0, noise = torch.randn((2, 3, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    times = torch.tensor([5, 400, 999])
+    levels = cumulative().float()[times]
+    scheduler = DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
+    x_t = scheduler.add_noise(x0, noise, times)
+    answer = target(config, x0, noise, levels)
+    if predicts == "v":
+        torch.testing.assert_close(answer, scheduler.get_velocity(x0, noise, times), atol=1e-5, rtol=1e-4)
+    for one, level in enumerate(levels.tolist()):
+        found = predicted_noise(config, answer[one], x_t[one], level)
+        torch.testing.assert_close(found, noise[one], atol=1e-5, rtol=1e-4)
 
 
 def test_times_run_down_to_zero():
