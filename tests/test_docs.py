@@ -1,5 +1,6 @@
 """What the README tells people to type exists."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -40,6 +41,13 @@ def test_the_readmes_files_and_make_targets_exist():
         assert f"\n{target}:" in makefile
     for link in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / link).exists(), link
+
+
+def test_the_readmes_accuracy_is_what_was_recorded():
+    spec = importlib.util.spec_from_file_location("accuracy", ROOT / "tests" / "benchmarks" / "accuracy.py")
+    accuracy = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(accuracy)
+    assert accuracy.table(accuracy.read()) in README
 
 
 def test_the_extras_exist():
