@@ -41,6 +41,7 @@ def command(
     backend: str = typer.Option("", "--backend", help="auto, onnxruntime, openvino or tensorrt."),
     precision: str = typer.Option("", "--precision", help="auto, fp32, fp16 or int8."),
     threads: int | None = typer.Option(None, "--threads", min=1, help="CPU threads for the graph."),
+    product: str = typer.Option("", "--product", help="Whose threshold holds, for an artifact of several products."),
     threshold: float | None = typer.Option(None, "--threshold", help="Image threshold instead of the artifact's."),
     no_images: bool = typer.Option(False, "--no-images", help="Keep no pictures."),
     page: bool = typer.Option(False, "--page", help="Serve the operator page on http://127.0.0.1:8080."),
@@ -62,7 +63,7 @@ def command(
     given = {
         "artifact": artifact, "source": source, "camera": camera, "out": out, "video": video, "backend": backend,
         "precision": precision, "threads": threads, "threshold": threshold, "no_images": no_images,
-        "page": page,
+        "page": page, "product": product,
     }  # fmt: skip
     chosen = choose_settings(Path(settings) if settings else None, given)
     if service:
@@ -80,12 +81,16 @@ def choose_settings(path: Path | None, given: dict[str, Any]) -> RunSettings:
         raise ConfigError("both --camera and --source were given", "give one")
     address = given["source"] or given["camera"]
     stations = list(chosen.station)
-    if address or given["threshold"] is not None:
+    if address or given["product"] or given["threshold"] is not None:
         if len(stations) > 1:
-            raise ConfigError(f"the settings have {len(stations)} stations", "set their sources and thresholds there")
+            raise ConfigError(
+                f"the settings have {len(stations)} stations", "set their sources, products and thresholds there"
+            )
         first = stations[0]
         if address:
             first = dataclasses.replace(first, source=dataclasses.replace(first.source, address=address))
+        if given["product"]:
+            first = dataclasses.replace(first, product=given["product"])
         if given["threshold"] is not None:
             policy = dataclasses.replace(first.policy, threshold=given["threshold"])
             first = dataclasses.replace(first, policy=policy)
@@ -143,9 +148,11 @@ def _score_scale(settings: RunSettings) -> ScoreScale | None:
     """The heat maps' scale, from the run's artifact; each picture's own without a calibration."""
     from edge_ad.artifact import Artifact
     from edge_ad.runtime.overlay import score_scale
+    from edge_ad.runtime.products import calibration_for
 
-    path = settings.artifact or next((station.artifact for station in settings.station if station.artifact), "")
-    calibration = Artifact.open(path).manifest.calibration if path else None
+    first = settings.station[0]
+    path = first.artifact or settings.artifact
+    calibration = calibration_for(Artifact.open(path).manifest, first.product) if path else None
     return score_scale(calibration) if calibration else None
 
 

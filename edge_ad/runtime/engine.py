@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ class Engine:
         self._loaded = self._load()
         self._warm(self._loaded)
         self.reloads = 0
+        self.checks: list[Callable[[Artifact], object]] = []  # each may refuse a new version by an EdgeAdError
 
     def current(self) -> Loaded:
         """The newest version, taken: call its `release` when the part is through."""
@@ -95,6 +97,8 @@ class Engine:
         self._stamp = stamp
         try:
             fresh = self._load()
+            for check in self.checks:
+                check(fresh.artifact)
             self._warm(fresh)
         except (EdgeAdError, OSError, ValueError) as error:
             log.error("the changed artifact %s was refused, the old one stays in use: %s", self.path, error)

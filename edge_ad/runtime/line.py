@@ -57,9 +57,14 @@ class Observer:
     delivery: Delivery = "now"
     name = "observer"
 
-    def __init__(self, drift: Mapping[str, DriftMonitor], recalibration: RecalibrationSet | None) -> None:
-        """drift: one monitor a station: cameras see different things."""
-        self.drift, self.recalibration = drift, recalibration
+    def __init__(
+        self,
+        drift: Mapping[str, DriftMonitor],
+        recalibration: RecalibrationSet | None,
+        pixel_threshold: Callable[[str], float | None],
+    ) -> None:
+        """drift: one monitor a station: cameras see different things. pixel_threshold: in force at a station."""
+        self.drift, self.recalibration, self._pixel_threshold = drift, recalibration, pixel_threshold
         self._newest: dict[str | None, Newest] = {}
         self._sequence = 0
 
@@ -71,7 +76,8 @@ class Observer:
         if frame is None:
             return
         self._sequence += 1
-        newest = Newest(self._sequence, verdict.source, frame, pixel_scores, None, verdict.boxes, verdict.decision)
+        limit = self._pixel_threshold(verdict.source)
+        newest = Newest(self._sequence, verdict.source, frame, pixel_scores, limit, verdict.boxes, verdict.decision)
         self._newest[verdict.source] = self._newest[None] = newest
         if verdict.decision != "OK" or verdict.score is None:
             return
@@ -110,15 +116,18 @@ class Line:
             wanted = read_section(RecalibrationSettings, settings.recalibration, "recalibration")
             self.recalibration = RecalibrationSet(out / "recalibration", size=wanted.size)
         self._monitors: dict[str, DriftMonitor] = {}
-        observer = Observer(self._monitors, self.recalibration)
+        observer = Observer(
+            self._monitors, self.recalibration, lambda name: self._thresholds(name).get("pixel_threshold")
+        )
         watched = (settings.page, settings.drift, settings.recalibration)
+        self._metrics: Callable[[], bytes] | None = None
         made = [self._sink(name, table) for name, table in settings.sink.items()]
         extra: list[Sink] = [observer] if any(table is not None for table in watched) else []
         self.inspector = Inspector(settings, [*sinks, *made, *extra], frames=frames, keep_trying=keep_trying)
         if settings.page is not None or settings.drift is not None:
             config = read_section(DriftConfig, settings.drift or {}, "drift")
             for station in self.inspector.stations:
-                self._monitors[station.name] = DriftMonitor(config, station.engine.loaded.calibration or None)
+                self._monitors[station.name] = DriftMonitor(config, station.calibration() or None)
         self.page = self._page(observer) if settings.page is not None else None
         self._server: HealthServer | None = None
 
@@ -161,8 +170,11 @@ class Line:
             more["handshake"] = Handshake(self._trigger if self._takes_plc_triggers() else None)
         if name == "prometheus":
             more = {"sinks": lambda: self.inspector.hub.states(), "drift": self._drift_report}
-        sink: Sink = getattr(module, class_name)(config, **more)
-        return sink
+        sink: Any = getattr(module, class_name)(config, **more)
+        if name == "prometheus":
+            self._metrics = sink.render
+        made: Sink = sink
+        return made
 
     def _takes_plc_triggers(self) -> bool:
         return any(station.trigger.kind == "plc" for station in self.settings.station)
@@ -192,10 +204,22 @@ class Line:
             sinks=self.inspector.hub.states,
             pictures=pictures,
             drift=self._monitors.get(first.name),
-            calibration=first.engine.loaded.calibration,
+            calibration=self._thresholds,
             recalibration=self.recalibration,
+            metrics=self._metrics,
         )
         return OperatorPage(view, config)
+
+    def _thresholds(self, name: str | None) -> dict[str, Any]:
+        """What is in force at a station (the first with None): the settings' thresholds, else the artifact's."""
+        stations = self.inspector.stations
+        station = next((one for one in stations if one.name == name), stations[0])
+        policy, found = station.settings.policy, dict(station.calibration())
+        if policy.threshold is not None:  # chosen by hand: nothing is promised
+            found |= {"image_threshold": policy.threshold, "false_alarm_rate": None}
+        if policy.pixel_threshold is not None:
+            found["pixel_threshold"] = policy.pixel_threshold
+        return found
 
     def _cameras(self) -> list[dict[str, Any]]:
         rows = []

@@ -24,6 +24,7 @@ WAIT_S = 5.0  # how long a request for a newer picture waits
 WATCHERS = 16
 VerdictId = Annotated[str, Path(pattern=r"^[0-9A-Za-z_-]{1,64}$")]
 Sequence = Annotated[int, Query(ge=-1, le=2**53)]
+Camera = Annotated[str | None, Query(max_length=200)]
 
 
 class LabelBody(BaseModel):
@@ -107,7 +108,7 @@ def _reading(app: FastAPI, data: PageData, version: str) -> None:
     def metrics() -> Response:
         """Prometheus' metrics."""
         if data.view.metrics is None:
-            raise HTTPException(404, "metrics are not counted: add [prometheus] to the line's configuration")
+            raise HTTPException(404, "metrics are not counted: add [sink.prometheus] to the settings")
         return Response(data.view.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/api/state")
@@ -138,9 +139,9 @@ def _reading(app: FastAPI, data: PageData, version: str) -> None:
         return data.series(minutes, buckets)
 
     @app.get("/api/threshold")
-    def threshold() -> dict[str, Any]:
+    def threshold(camera: Camera = None) -> dict[str, Any]:
         """The threshold, its stated false-alarm rate, and a histogram of the last scores."""
-        return data.threshold()
+        return data.threshold(camera)
 
 
 def _pictures(app: FastAPI, view: LineView, data: PageData) -> None:
@@ -152,9 +153,7 @@ def _pictures(app: FastAPI, view: LineView, data: PageData) -> None:
         response_class=Response,
         responses={200: {"content": {"image/jpeg": {}}}, 204: {"description": "nothing newer"}, 503: {}},
     )
-    async def picture(
-        after: Sequence = -1, heat: bool = True, camera: Annotated[str | None, Query(max_length=200)] = None
-    ) -> Response:
+    async def picture(after: Sequence = -1, heat: bool = True, camera: Camera = None) -> Response:
         """The newest picture as soon as it is not the one called `after`."""
         if watchers.locked():
             raise HTTPException(503, "too many people watch already")

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -57,7 +57,8 @@ class LineView:
 
     newest: newest picture of the named camera, or of any with None. cameras: rows of name, state (`running`,
     `connecting`, `reconnecting`, `frozen`, `black`, `stopped`), fps, message, dropped. sinks: the hub's states.
-    pictures: files kept of a verdict, by kind. metrics: Prometheus' text, where it is made.
+    pictures: files kept of a verdict, by kind. metrics: Prometheus' text, where it is made. calibration: the
+    thresholds in force for a camera, of the first one with None, with the promise and the scores behind them.
     """
 
     name: str
@@ -69,7 +70,7 @@ class LineView:
     sinks: Callable[[], list[SinkState]] = list
     pictures: Callable[[str], Mapping[str, Path]] = lambda id: {}
     drift: DriftMonitor | None = None
-    calibration: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Callable[[str | None], Mapping[str, Any]] = lambda camera: {}
     recalibration: RecalibrationSet | None = None
     metrics: Callable[[], bytes] | None = None
 
@@ -147,9 +148,9 @@ class PageData:
         """Yield and latency over time, one value a bucket; None where no part came."""
         return dict(self._for(4.0, self._series, minutes, buckets))
 
-    def threshold(self) -> dict[str, Any]:
-        """The threshold, its promise, and a histogram of the last scores."""
-        return dict(self._for(4.0, self._threshold))
+    def threshold(self, camera: str | None = None) -> dict[str, Any]:
+        """A camera's threshold, its promise, and a histogram of its last scores; all cameras' with None."""
+        return dict(self._for(4.0, self._threshold, camera))
 
     def _series(self, minutes: int, buckets: int) -> dict[str, Any]:
         width = minutes * 60_000_000_000 // buckets
@@ -178,11 +179,15 @@ class PageData:
             "latency_p99_ms": [float(np.percentile(rows, 99)) if rows else None for rows in latencies],
         }
 
-    def _threshold(self) -> dict[str, Any]:
-        rows = self._query("SELECT score FROM verdicts WHERE score IS NOT NULL ORDER BY seq DESC LIMIT 5000", ())
+    def _threshold(self, camera: str | None) -> dict[str, Any]:
+        rows = self._query(
+            "SELECT score FROM (SELECT seq, score, source FROM verdicts ORDER BY seq DESC LIMIT 20000) "
+            "WHERE score IS NOT NULL AND (? IS NULL OR source = ?) ORDER BY seq DESC LIMIT 5000",
+            (camera, camera),
+        )
         scores = np.array([row[0] for row in rows], np.float64)
         scores = scores[np.isfinite(scores)]
-        calibration = self.view.calibration
+        calibration = self.view.calibration(camera)
         limit = calibration.get("image_threshold")
         edges: list[float] = []
         counts: list[int] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from edge_ad.artifact import Artifact
 from edge_ad.data.images import preprocess, read_image
 from edge_ad.runtime.backends import Array, Outputs, Runner, choose_precision, open_runner, say_once
+from edge_ad.runtime.products import ALL, calibration_for
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,11 @@ class Prediction:
 class Predictor:
     """An artifact with a runner. Close it, or use it in a `with` statement."""
 
-    def __init__(self, artifact: Artifact, runner: Runner) -> None:
+    def __init__(self, artifact: Artifact, runner: Runner, product: str = ALL) -> None:
+        """product: whose threshold holds, see `edge_ad.runtime.products`."""
         self.artifact, self.runner = artifact, runner
         self.preprocessing = artifact.manifest.preprocessing
-        calibration = artifact.manifest.calibration or {}
+        calibration: dict[str, Any] = calibration_for(artifact.manifest, product)
         self.threshold: float | None = calibration.get("image_threshold")
         precision = calibration.get("precision", "fp32")
         if self.threshold is not None and not runner.name.endswith(precision):
@@ -78,11 +81,19 @@ class Predictor:
 
 
 def load(
-    path: Path | str, *, backend: str = "auto", precision: str = "auto", threads: int | None = None
+    path: Path | str,
+    *,
+    product: str = "",
+    backend: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
 ) -> Predictor:
     """The trained detector in the folder `path`, ready for `.predict(frame)`. Needs no torch.
 
+    product: whose threshold holds, for an artifact that was trained on several; "all" for their common one.
     backend, precision, threads: as `edge_ad.runtime.backends.open_runner` takes them.
     """
     artifact = Artifact.open(path)
-    return Predictor(artifact, open_runner(artifact, backend, choose_precision(artifact, precision), threads))
+    calibration_for(artifact.manifest, product)  # refuse an ambiguous wish before the graph is loaded
+    runner = open_runner(artifact, backend, choose_precision(artifact, precision), threads)
+    return Predictor(artifact, runner, product)

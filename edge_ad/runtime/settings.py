@@ -176,6 +176,10 @@ class StationSettings:
 
     name: str = _setting("", "names the station in verdicts; absent: made from the address")
     artifact: str = _setting("", "artifact for this station; absent: the run's")
+    product: str = _setting(
+        "",
+        "which of the artifact's products this station sees; needed where each has a threshold; all: the common one",
+    )
     source: SourceSettings = _section(SourceSettings, "where frames come from")
     frame: FrameSettings = _section(FrameSettings, "straighten, rotate, cut out, tile")
     trigger: TriggerSettings = _section(TriggerSettings, "what starts an inspection")

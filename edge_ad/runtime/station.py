@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from edge_ad.runtime.geometry import FrameFixer, stitch
 from edge_ad.runtime.job import Job, Part
 from edge_ad.runtime.policy import Judgement, Policy, Votes
 from edge_ad.runtime.presence import Motion, Presence, small_gray
+from edge_ad.runtime.products import calibration_for
 from edge_ad.runtime.settings import StationSettings
 from edge_ad.runtime.sinks import SinkHub
 from edge_ad.runtime.sources import Picture, open_source
@@ -49,6 +51,8 @@ class Station:
         keep_trying: bool = False,
     ) -> None:
         self.settings, self.engine, self.hub = settings, engine, hub
+        calibration_for(engine.loaded.artifact.manifest, settings.product)
+        engine.checks.append(lambda artifact: calibration_for(artifact.manifest, settings.product))
         source = open_source(settings.source)
         self.name = settings.name or source.name
         self.times = StageTimes()
@@ -76,6 +80,7 @@ class Station:
         self._part_left = self._part_count = 0
         self._last_interval_ns = -(1 << 62)
         self._policy: tuple[Loaded, Policy] | None = None
+        self._calibration: tuple[Loaded, dict[str, Any]] | None = None
         self._failures = 0
         self._listener: Listener | None = None
         loops = {"prepare": self._prepare_loop, "infer": self._infer_loop, "judge": self._judge_loop}
@@ -97,6 +102,14 @@ class Station:
             self._listener.close()
             self._listener = None
         self.capture.stop()
+
+    def calibration(self, loaded: Loaded | None = None) -> dict[str, Any]:
+        """The calibration that holds for this station's product; default: of the newest artifact."""
+        loaded = loaded or self.engine.loaded
+        known = self._calibration
+        if known is None or known[0] is not loaded:
+            known = self._calibration = (loaded, calibration_for(loaded.artifact.manifest, self.settings.product))
+        return known[1]
 
     @property
     def running(self) -> bool:
@@ -338,7 +351,7 @@ class Station:
 
     def _policy_for(self, loaded: Loaded) -> Policy:
         if self._policy is None or self._policy[0] is not loaded:
-            self._policy = (loaded, Policy(self.settings.policy, loaded.calibration))
+            self._policy = (loaded, Policy(self.settings.policy, self.calibration(loaded)))
         return self._policy[1]
 
     def _emit_votes(self, part: Part) -> None:

@@ -84,7 +84,9 @@ class Pictures:
 
     def __init__(self, folder: Path) -> None:
         files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".png", ".jpg") and "mask" not in p.name)
-        self.photos = [cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in files[:: len(files) // 40 + 1]]
+        self.photos = [
+            cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in files[:: len(files) // 40 + 1]
+        ]
         self.mode = ""
 
     def __call__(self, number: int) -> np.ndarray:

@@ -2,16 +2,25 @@
 import { byId, element, get, number, percent, post } from "./api.js";
 import { histogram, lines } from "./charts.js";
 
-let asked = 0, threshold = null, supposed = null, series = null;
+let asked = 0, threshold = null, supposed = null, series = null, camera = "";
 const NAMES = { score: "Score", exposure: "Exposure", sharpness: "Sharpness", position_x: "Position, across", position_y: "Position, up/down" };
 
 export async function refresh(state, redraw = false) {
-  if (state) { drift(state.drift); machine(state); }
+  if (state) { drift(state.drift); machine(state); choice(state.cameras); }
   if (redraw || Date.now() - asked > 5000) {
     asked = Date.now();
-    [series, threshold] = await Promise.all([get("api/series?minutes=480&buckets=48"), get("api/threshold")]);
+    [series, threshold] = await Promise.all([get("api/series?minutes=480&buckets=48"), get(`api/threshold${camera && `?camera=${encodeURIComponent(camera)}`}`)]);
     charts();
   }
+}
+
+// Every camera has scores and a limit of its own: with several, one is looked at.
+function choice(cameras) {
+  const select = byId("threshold-camera");
+  select.hidden = cameras.length < 2;
+  if (select.hidden || select.options.length === cameras.length) return;
+  select.replaceChildren(...cameras.map((one) => element("option", { value: one.name }, one.name)));
+  camera = cameras[0].name;
 }
 
 function charts() {
@@ -31,8 +40,9 @@ function limits() {
   if (supposed === null && limit !== null && high > low) input.value = Math.round((1000 * (limit - low)) / (high - low));
   const at = low + (input.value / 1000) * (high - low);
   histogram(byId("threshold-chart"), edges, counts, limit, supposed, number);
-  byId("threshold-note").textContent = limit === null ? "not calibrated" :
-    `scores of the last ${threshold.parts} parts; calibrated for ${percent(threshold.false_alarm_rate)} false alarms on ${threshold.normals} good parts`;
+  const promise = threshold.false_alarm_rate === null ? "limit set by hand, no false-alarm rate is promised" :
+    `calibrated for ${percent(threshold.false_alarm_rate)} false alarms on ${threshold.normals} good parts`;
+  byId("threshold-note").textContent = limit === null ? "not calibrated" : `scores of the last ${threshold.parts} parts; ${promise}`;
   byId("what-if").textContent = number(supposed ?? limit);
   const over = shareOver(edges, counts, at);
   const normal = normalsOver(at);
@@ -90,6 +100,10 @@ function machine(state) {
   );
 }
 
+byId("threshold-camera").addEventListener("change", (event) => {
+  camera = event.target.value; supposed = null;
+  refresh(null, true).catch(() => {});
+});
 byId("threshold-slider").addEventListener("input", (event) => {
   if (!threshold) return;
   const low = threshold.edges[0] ?? 0, high = threshold.edges.at(-1) ?? 1;

@@ -50,7 +50,14 @@ class RtspServer:
         return f"rtsp://127.0.0.1:{self.port}/cam"
 
     def start(self):
-        words = [python_with_gstreamer(), __file__, str(self.port), str(self.folder), str(self.fps), *(self.login or ())]
+        words = [
+            python_with_gstreamer(),
+            __file__,
+            str(self.port),
+            str(self.folder),
+            str(self.fps),
+            *(self.login or ()),
+        ]
         self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until = time.monotonic() + 10
         while True:

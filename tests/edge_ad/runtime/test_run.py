@@ -97,7 +97,9 @@ def test_wrong_use_is_an_error_with_a_hint(line_artifact, tmp_path, words, messa
     assert message in said.replace("\n", " ")
 
 
-def test_page_health_drift_and_metrics_around_a_line(line_artifact, cameras, product, tmp_path, wait_for):
+def test_page_health_drift_and_metrics_around_a_line(
+    line_artifact, calibration, cameras, product, tmp_path, wait_for
+):
     from edge_ad.runtime.line import Line
     from edge_ad.runtime.settings import settings_from
 
@@ -108,7 +110,7 @@ def test_page_health_drift_and_metrics_around_a_line(line_artifact, cameras, pro
     with cameras.MjpegServer(picture=product[0]) as server:
         table = {
             "artifact": str(line_artifact.path), "out": str(tmp_path / "o"),
-            "station": [{"name": "top", "source": {"address": server.url}}],
+            "station": [{"name": "top", "source": {"address": server.url}, "policy": {"threshold": 123.0}}],
             "page": {"port": 0}, "health": {"port": 0}, "drift": {}, "recalibration": {"size": 3},
             "sink": {"prometheus": {"port": 0}}, "engine": {"threads": 1},
         }  # fmt: skip
@@ -120,6 +122,14 @@ def test_page_health_drift_and_metrics_around_a_line(line_artifact, cameras, pro
         for address in (f"http://127.0.0.1:{line._server.port}/readyz", line.page.address + "/"):
             with urllib.request.urlopen(address, timeout=10) as reply:
                 assert reply.status == 200
+        with urllib.request.urlopen(line.page.address + "/metrics", timeout=10) as reply:
+            assert b'edgead_verdicts_total{decision="OK",source="top"}' in reply.read()
+        with urllib.request.urlopen(line.page.address + "/api/threshold?camera=top", timeout=10) as reply:
+            shown = json.load(reply)
+        assert shown["image_threshold"] == 123.0
+        assert shown["false_alarm_rate"] is None  # a threshold set by hand promises nothing
+        newest = line.page.app.app.state.data.view.newest("top")
+        assert newest.pixel_threshold == calibration["pixel_threshold"]
         line.inspector.stop()
         thread.join(30)
         assert not thread.is_alive()

@@ -1,0 +1,43 @@
+"""Which thresholds hold for a product, where one artifact was trained on several."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from edge_ad.artifact import Manifest
+from edge_ad.errors import ConfigError
+
+ALL = "all"
+log = logging.getLogger(__name__)
+
+
+def calibration_for(manifest: Manifest, product: str = "") -> dict[str, Any]:
+    """The manifest's calibration with the thresholds of `product` in it; empty before calibration.
+
+    product: one of the manifest's classes; "all" for the threshold that all of them share; "" where there is
+    nothing to choose. A class that had too few good parts for thresholds of its own gets the common ones.
+    Raises ConfigError for an unknown product, and for "" where products have thresholds of their own.
+    """
+    calibration = dict(manifest.calibration or {})
+    own: dict[str, dict[str, Any]] = calibration.get("per_class") or {}
+    known = sorted({*manifest.classes, *own})
+    if product == ALL:
+        return calibration
+    if not product:
+        if own and len(known) > 1:
+            raise ConfigError(
+                f"the artifact inspects {', '.join(known)}, and each has a threshold of its own",
+                f"name the product (--product {known[0]}), or take the common threshold with --product {ALL}",
+            )
+        return calibration
+    if product not in known:
+        raise ConfigError(
+            f"the artifact knows no product {product!r}",
+            f"it was trained on: {', '.join(known) or 'one product, without a name'}",
+        )
+    if product not in own and calibration and len(known) > 1:
+        log.warning(
+            "%s has no threshold of its own: too few good parts were calibrated; the common one holds", product
+        )
+    return calibration | own.get(product, {})
