@@ -68,13 +68,20 @@ def score_frames(
 
 
 def calibration_record(
-    scores: Scores, wish: Wish, *, precision: str, backend: str, classes: Sequence[str] | None = None
+    scores: Scores,
+    wish: Wish,
+    *,
+    precision: str,
+    backend: str,
+    classes: Sequence[str] | None = None,
+    tiles: Sequence[float] = (),
 ) -> dict[str, Any]:
     """The manifest's `calibration`: thresholds, the promise, and the scores' quantiles.
 
     pixel_threshold keeps the same promise for "some pixel of a good part is marked": it comes from the frames'
     highest pixel scores. classes: the class of every frame; each class with enough good parts for the wish gets
-    thresholds of its own under `per_class`.
+    thresholds of its own under `per_class`. tiles: height, width and overlap where the scores are those of parts
+    inspected in tiles, as `edgead run` does it.
     """
     image, pixel = wish.threshold(scores.image_scores), wish.threshold(scores.pixel_maxima)
     per_class: dict[str, Any] = {}
@@ -85,7 +92,8 @@ def calibration_record(
         except DataError:  # too few of this class: the common threshold stays
             continue
         per_class[name] = {
-            "image_threshold": own_image.value, "pixel_threshold": own_pixel.value, "normals": own_image.normals
+            "image_threshold": own_image.value, "pixel_threshold": own_pixel.value, "normals": own_image.normals,
+            "score_quantiles": _quantiles(scores.image_scores[chosen]),
         }  # fmt: skip
     return {
         "image_threshold": image.value,
@@ -96,12 +104,23 @@ def calibration_record(
         "confidence": image.confidence,
         "upper_bound": None if math.isnan(image.upper_bound) else image.upper_bound,
         "promise": image.promise(),
-        "score_quantiles": [float(value) for value in np.quantile(scores.image_scores, np.linspace(0, 1, 101))],
+        "score_quantiles": _quantiles(scores.image_scores),
         "precision": precision,
         "backend": backend,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "per_class": per_class,
+        "tiles": list(tiles),
     }
+
+
+def with_product(before: dict[str, Any] | None, record: dict[str, Any], product: str) -> dict[str, Any]:
+    """The calibration with one product's thresholds replaced by those of `record`; other products keep theirs.
+
+    Without a calibration before, the record's thresholds are also the common ones.
+    """
+    names = "image_threshold", "pixel_threshold", "normals", "score_quantiles", "false_alarm_rate", "promise", "tiles"
+    base = before or record
+    return base | {"per_class": base.get("per_class", {}) | {product: {name: record[name] for name in names}}}
 
 
 def sensitivity(
@@ -127,6 +146,10 @@ def shift(before: Sequence[float], scores: npt.NDArray[np.float64]) -> float:
     """
     spread = max(before[75] - before[25], 1e-12)
     return float((np.median(scores) - before[50]) / spread)
+
+
+def _quantiles(scores: npt.NDArray[np.float64]) -> list[float]:
+    return [float(value) for value in np.quantile(scores, np.linspace(0, 1, 101))]
 
 
 def _groups(frames: Iterable[Frame], size: int) -> Iterable[list[Frame]]:

@@ -30,19 +30,31 @@ def command(
     out: Annotated[
         Path | None, typer.Option(help="Write a calibrated copy here, for a second camera or line.")
     ] = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option(help="Settings of `edgead run`: score whole parts as that line does, cut, tiled, by product."),
+    ] = None,
+    station: Annotated[str, typer.Option(help="Which of the settings' stations, where they have several.")] = "",
     backend: Annotated[str, typer.Option(help="Engine to score with: the one that will inspect.")] = "auto",
     precision: Annotated[str, typer.Option(help="fp32, fp16, int8, or auto.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
 ) -> None:
-    """Set the threshold from photos of good parts, with a stated false-alarm rate."""
+    """Set the threshold from photos of good parts, with a stated false-alarm rate.
+
+    The threshold belongs to pictures that are inspected as these were scored. A line that straightens, cuts or tiles
+    its pictures, or whose artifact knows several products, is calibrated with its own --settings.
+    """
     from edge_ad.artifact import Artifact
-    from edge_ad.calibrate.calibration import Wish, calibration_record, score_frames, shift
+    from edge_ad.calibrate.calibration import Wish, calibration_record, score_frames, shift, with_product
     from edge_ad.calibrate.threshold import conformal_rank, normals_needed
     from edge_ad.data.images import read_image
     from edge_ad.data.samples import scan
     from edge_ad.errors import DataError
     from edge_ad.runtime.backends import choose_precision, open_runner
     from edge_ad.runtime.predictor import Predictor
+    from edge_ad.runtime.products import ALL
+    from edge_ad.runtime.recalibration import is_inspected
+    from edge_ad.runtime.station_predictor import StationPredictor
 
     console = Console(stderr=True, highlight=False)
     opened = Artifact.open(artifact)
@@ -51,29 +63,58 @@ def command(
     if not tail_fit and conformal_rank(len(samples), false_alarms, confidence) is None:
         wish.threshold(np.zeros(len(samples)))  # refuse now, before minutes of scoring
         raise DataError(f"{normals} has {len(samples)} photos", f"{normals_needed(false_alarms, confidence)} needed")
+    line, place = _station(settings, station)
+    if line and place:
+        backend = line.engine.backend if backend == "auto" else backend
+        precision = line.engine.precision if precision == "auto" else precision
     chosen = choose_precision(opened, precision)
     runner = open_runner(opened, backend, chosen, threads)
-    with Predictor(opened, runner) as predictor, Progress(console=console, transient=True) as progress:
+    kept = is_inspected(normals)
+    scorer = StationPredictor(opened, runner, place, straightened=kept) if place else Predictor(opened, runner)
+    with scorer as predictor, Progress(console=console, transient=True) as progress:
         task = progress.add_task(f"scoring with {runner.name}", total=len(samples))
         frames = (read_image(sample.path) for sample in samples)
         scores = score_frames(predictor, frames, advance=lambda: progress.advance(task))
         rows = _trades(predictor, samples, scores) if sensitivity else []
     many = len(opened.manifest.classes) > 1
     record = calibration_record(
-        scores, wish, precision=chosen, backend=runner.name, classes=[s.category for s in samples] if many else None
+        scores,
+        wish,
+        precision=chosen,
+        backend=runner.name,
+        classes=[s.category for s in samples] if many and not place else None,
+        tiles=place.frame.tiling() if place else (),
     )
     before: dict[str, Any] | None = opened.manifest.calibration
+    own = place.product if place and many and place.product != ALL else ""
     if out is not None:
         if out.exists():
             raise DataError(f"{out} exists", "choose another --out folder")
         shutil.copytree(artifact, out)
         opened = Artifact.open(out)
-    opened.update(calibration=record)
+    opened.update(calibration=with_product(before, record, own) if own else record)
     _say(console, record, scores.image_scores, [sample.path for sample in samples], rows)
     if before and len(before.get("score_quantiles", ())) == 101:
         moved = shift(before["score_quantiles"], scores.image_scores)
         console.print(f"the median score moved by {moved:+.2f} interquartile ranges since the last calibration")
     typer.echo(json.dumps({**record, "sensitivity": [row._asdict() for row in rows]} if rows else record))
+
+
+def _station(path: Path | None, name: str) -> tuple[Any, Any]:
+    """The settings and their station of that name; (None, None) without settings."""
+    from edge_ad.errors import ConfigError
+    from edge_ad.runtime.settings import read_settings
+
+    if path is None:
+        if name:
+            raise ConfigError(f"--station {name} without --settings", "name the settings file that has it")
+        return None, None
+    settings = read_settings(path)
+    known = [station.name for station in settings.station]
+    found = [station for station in settings.station if name in ("", station.name)]
+    if len(found) != 1:
+        raise ConfigError(f"{path} has the stations {', '.join(known)}", "choose one of them with --station")
+    return settings, found[0]
 
 
 def _trades(predictor: Any, samples: Any, scores: Any) -> list[Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from edge_ad.errors import ConfigError
+from edge_ad.runtime.backends import Outputs
 from edge_ad.runtime.settings import FrameSettings
 
 Frame = npt.NDArray[np.uint8]
@@ -56,6 +58,17 @@ class FrameFixer:
             for y in _starts(height, tile_h, self.settings.overlap)
             for x in _starts(width, tile_w, self.settings.overlap)
         ]
+
+
+def cut(shown: Frame, tiles: list[Tile], prepare: Callable[[Frame], Array]) -> Array:
+    """The graph's input [tiles, 3, H, W] for a picture. prepare: one tile as the graph takes it, [3, H, W]."""
+    parts = [prepare(shown[y : y + height, x : x + width]) for y, x, height, width in tiles]
+    return parts[0][None] if len(parts) == 1 else np.stack(parts)
+
+
+def joined(outputs: Outputs, tiles: list[Tile], size: tuple[int, int]) -> tuple[float, Array]:
+    """(score, pixel scores) of a picture of that size: the worst tile's score, and one map."""
+    return float(outputs.image_score.max()), stitch(outputs.pixel_scores, tiles, *size)
 
 
 def stitch(maps: Array, tiles: list[Tile], height: int, width: int) -> Array:

@@ -66,13 +66,10 @@ class Policy:
         image_score: the graph's. pixel_scores: [h, w] over the whole picture. size: (H, W) of the picture.
         With regions the score is taken anew from the pixels that count: mean of the 100 largest.
         """
-        scores, score = pixel_scores, image_score
-        regions = [(r, _rows_columns(r, size, pixel_scores.shape)) for r in self.settings.regions]
+        regions = self._places(size, pixel_scores)
+        score = image_score
         if regions:
-            scores = pixel_scores.copy()
-            for _, place in regions:
-                scores[place] = -np.inf
-            score = top_mean(scores)
+            score = top_mean(_without(pixel_scores, [place for _, place in regions]))
         boxes = self._boxes(pixel_scores, regions, size)
         main = self._decide(score, self.thresholds.image, boxes, "")
         verdicts = [main]
@@ -85,6 +82,22 @@ class Policy:
         self._was_ng = worst.decision == "NG"
         shown = boxes if worst.decision != "OK" else ()
         return replace(worst, boxes=shown, area=sum(box.area for box in shown))
+
+    def part_score(self, image_score: float, pixel_scores: Array, size: tuple[int, int]) -> tuple[float, Array]:
+        """(the score that the artifact's threshold is held against, the pixel scores with ignored ones at -inf).
+
+        Arguments as for `judge`. Regions with a threshold of their own don't count for the artifact's.
+        """
+        regions = self._places(size, pixel_scores)
+        if not regions:
+            return image_score, pixel_scores
+        rest = _without(pixel_scores, [place for _, place in regions])
+        inside = [pixel_scores[place] for region, place in regions if not region.ignore and region.threshold is None]
+        ignored = [place for region, place in regions if region.ignore]
+        return max(map(top_mean, [rest, *inside])), _without(pixel_scores, ignored)
+
+    def _places(self, size: tuple[int, int], scores: Array) -> list[tuple[RegionSettings, tuple[slice, slice]]]:
+        return [(region, _rows_columns(region, size, scores.shape)) for region in self.settings.regions]
 
     def _decide(self, score: float, threshold: float | None, boxes: tuple[DefectBox, ...], region: str) -> Judgement:
         where = f" in {region}" if region else ""
@@ -122,9 +135,7 @@ class Policy:
             return ()
         ignored = [place for region, place in regions if region.ignore]
         if ignored:
-            scores = scores.copy()
-            for place in ignored:
-                scores[place] = -np.inf
+            scores = _without(scores, ignored)
         if not (scores > threshold).any():
             return ()
         scale_y, scale_x = size[0] / scores.shape[0], size[1] / scores.shape[1]
@@ -177,6 +188,14 @@ def top_mean(scores: Array, k: int = TOP_K) -> float:
     if values.size > k:
         values = np.partition(values, values.size - k)[values.size - k :]
     return float(values.mean(dtype=np.float64))
+
+
+def _without(scores: Array, places: list[tuple[slice, slice]]) -> Array:
+    """A copy with -inf in these places."""
+    left = scores.copy()
+    for place in places:
+        left[place] = -np.inf
+    return left
 
 
 def _severity(judgement: Judgement) -> tuple[int, float]:

@@ -5,6 +5,8 @@
     DIR/bad/labelled-<id>.png    parts that a person called defective, for a check, never for the threshold
     DIR/set.json                 how many parts stood behind the sample
 
+The pictures are the inspected ones, straightened and cut as the settings say; set.json tells `edgead calibrate` so.
+
 A threshold calibrated on false alarms alone would be far too high, so the sample of accepted parts is the bulk of
 the set; it is a reservoir: every accepted part since `begin` has the same chance to be in it.
 """
@@ -49,7 +51,7 @@ class RecalibrationSet:
     def offer(self, id: str, frame: np.ndarray) -> bool:
         """Offers an accepted part; True where it was taken.
 
-        id: the verdict's. frame: [H, W, 3] uint8 RGB, as the camera gave it, without heat map. Writes a PNG when
+        id: the verdict's. frame: [H, W, 3] uint8 RGB, as it was inspected, without heat map. Writes a PNG when
         taken, so keep it off the loop's own thread.
         """
         with self._lock:
@@ -116,6 +118,11 @@ class RecalibrationSet:
 
     def _write_state(self) -> None:
         write_atomically(self.folder / "set.json", json.dumps({"offered": self.offered, "size": self.size}).encode())
+
+
+def is_inspected(folder: Path) -> bool:
+    """Whether the folder belongs to such a set: its pictures went through the line's straightening already."""
+    return any((place / "set.json").is_file() for place in (folder, folder.parent))
 
 
 def _png(frame: np.ndarray) -> bytes:

@@ -90,6 +90,10 @@ class FrameSettings:
         _need(len(self.corners) in (0, 4), f"frame.corners has {len(self.corners)} points", "give four, or none")
         _need(0 <= self.overlap < 0.9, f"frame.overlap = {self.overlap}", "use 0 to 0.9")
 
+    def tiling(self) -> list[float]:
+        """Height, width and overlap of the tiles, as a calibration records them; empty for whole pictures."""
+        return [] if self.tile is None else [*self.tile, self.overlap]
+
 
 @dataclass(frozen=True)
 class TriggerSettings:

@@ -13,13 +13,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from edge_ad.errors import ConfigError
 from edge_ad.runtime.backends import Outputs
 from edge_ad.runtime.capture import Capture, Ended, Fault
 from edge_ad.runtime.engine import Engine, Loaded
-from edge_ad.runtime.geometry import FrameFixer, stitch
+from edge_ad.runtime.geometry import FrameFixer, cut, joined
 from edge_ad.runtime.job import Job, Part
 from edge_ad.runtime.policy import Judgement, Policy, Votes
 from edge_ad.runtime.presence import Motion, Presence, small_gray
@@ -51,7 +49,7 @@ class Station:
         keep_trying: bool = False,
     ) -> None:
         self.settings, self.engine, self.hub = settings, engine, hub
-        calibration_for(engine.loaded.artifact.manifest, settings.product)
+        _check_tiles(settings, calibration_for(engine.loaded.artifact.manifest, settings.product))
         engine.checks.append(lambda artifact: calibration_for(artifact.manifest, settings.product))
         source = open_source(settings.source)
         self.name = settings.name or source.name
@@ -173,8 +171,7 @@ class Station:
         try:
             job.shown = self._fixer.apply(picture.frame)
             job.tiles = self._fixer.tiles(*job.shown.shape[:2])
-            parts = [job.loaded.prepare(job.shown[y : y + h, x : x + w]) for y, x, h, w in job.tiles]
-            job.images = parts[0][None] if len(parts) == 1 else np.stack(parts)
+            job.images = cut(job.shown, job.tiles, job.loaded.prepare)
         except ConfigError:
             job.loaded.release()
             raise
@@ -341,10 +338,9 @@ class Station:
             if part.jobs:
                 self._emit_votes(part)
         elif job.outputs is not None and job.shown is not None and job.loaded is not None:
-            height, width = job.shown.shape[:2]
-            job.pixel_scores = stitch(job.outputs.pixel_scores, job.tiles, height, width)
-            score = float(job.outputs.image_score.max())  # of the worst tile
-            judgement = self._policy_for(job.loaded).judge(score, job.pixel_scores, (height, width))
+            size = (job.shown.shape[0], job.shown.shape[1])
+            score, job.pixel_scores = joined(job.outputs, job.tiles, size)
+            judgement = self._policy_for(job.loaded).judge(score, job.pixel_scores, size)
             part.jobs.append(job)
             if part.votes.add(judgement):
                 self._emit_votes(part)
@@ -377,6 +373,20 @@ class Station:
             job.pixel_scores.setflags(write=False)
         wait_s = 0.0 if self.capture.source.live else 10.0
         self.hub.submit(verdict, job.shown, job.pixel_scores, wait_s=wait_s)
+
+
+def _check_tiles(settings: StationSettings, calibration: dict[str, Any]) -> None:
+    """The worst of many tiles is a higher score than a whole picture's: the threshold must come from the same."""
+    if not calibration or settings.policy.threshold is not None:
+        return
+    calibrated = calibration.get("tiles") or []
+    if calibrated != settings.frame.tiling():
+        what = "whole pictures" if not calibrated else f"tiles of {calibrated[0]} x {calibrated[1]}"
+        log.warning(
+            "the threshold was calibrated on %s, which is not how this station cuts its pictures: the false-alarm "
+            "rate is not kept; run `edgead calibrate ARTIFACT --normals DIR --settings` with this run's settings",
+            what,
+        )
 
 
 def _evidence(outputs: Outputs) -> str:

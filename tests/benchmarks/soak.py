@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -196,8 +197,8 @@ def run(soak: Soak, minutes: float) -> dict[str, Any]:
 def summary_of(said: str) -> dict[str, Any]:
     """What the line itself reports at its end, and what its log counted."""
     found = re.search(
-        r"verdicts: (?P<verdicts>.*?); stored (?P<stored>\d+)(?:, not stored (?P<unstored>\d+))?; (?P<seen>\d+) frames"
-        r" seen, (?P<dropped>\d+) dropped, (?P<reconnects>\d+) reconnects",
+        r"verdicts: (?P<verdicts>.*?); stored (?P<stored>\d+)(?:, not stored (?P<unstored>\d+))?; (?P<seen>\d+) "
+        r"frames seen, (?P<dropped>\d+) dropped, (?P<reconnects>\d+) reconnects",
         " ".join(said.split()),
     )
     if not found:
@@ -222,7 +223,7 @@ def losses(soak: Soak) -> dict[str, Any]:
     for source in {row.source for row in rows}:
         own = [row for row in rows if row.source == source]
         gaps += len(set(range(1, max(int(row.part) for row in own) + 1)) - {int(row.part) for row in own})
-        disorder += sum(a.captured_ns > b.captured_ns for a, b in zip(own, own[1:], strict=False))
+        disorder += sum(a.captured_ns > b.captured_ns for a, b in pairwise(own))
     printed = Counter(json.loads(line)["id"] for line in soak.printed.read_text().splitlines())
     posted = {row.id for row in rows if row.decision != "OK"} - owed["webhook"]
     latencies = {

@@ -156,7 +156,8 @@ class Broker:
         self.port, self.got = free_port(), Counter[str]()
         self._config = folder / "mosquitto.conf"
         self._config.write_text(
-            f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {folder}/\n"
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence true\n"
+            f"persistence_location {folder}/\n"
             "autosave_interval 1\nautosave_on_changes true\nmax_queued_messages 0\nuser root\n"
         )
         self.start()

@@ -83,7 +83,8 @@ class Line:
         self.view = LineView(
             "Press 4", "turned-ring · 0123456789ab", self.store, self.health, newest=self._newest,
             cameras=lambda: self.cameras, sinks=lambda: self.sinks, pictures=lambda id: self.files.get(id, {}),
-            drift=drift, calibration=lambda camera: calibration, recalibration=RecalibrationSet(folder / "recalibration"),
+            drift=drift, calibration=lambda camera: calibration,
+            recalibration=RecalibrationSet(folder / "recalibration"),
         )  # fmt: skip
 
     def _newest(self, camera):

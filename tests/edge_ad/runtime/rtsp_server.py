@@ -1,6 +1,6 @@
 """A camera's RTSP server on loopback for the tests: H.264 from picture files, in a process that can be killed.
 
-GStreamer's server, from Debian's python3-gi, gir1.2-gst-rtsp-server-1.0 and gstreamer1.0-plugins-{base,good,bad,ugly};
+GStreamer's server, from Debian's python3-gi, gir1.2-gst-rtsp-server-1.0, gstreamer1.0-plugins-{base,good,bad,ugly};
 their bindings belong to the system's Python, so the server is a program of its own: this very file.
 """
 
