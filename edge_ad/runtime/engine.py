@@ -16,6 +16,7 @@ from edge_ad.data.images import preprocess
 from edge_ad.errors import ArtifactError, EdgeAdError
 from edge_ad.runtime.backends import Outputs, Runner, open_runner
 from edge_ad.runtime.settings import EngineSettings
+from edge_ad.runtime.stats import give_memory_back
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class Engine:
         self._loaded = self._load()
         self._warm(self._loaded)
         self.reloads = 0
+        self._replaced = True  # loading leaves free memory behind, too
         self.checks: list[Callable[[Artifact], object]] = []  # each may refuse a new version by an EdgeAdError
 
     def current(self) -> Loaded:
@@ -91,6 +93,9 @@ class Engine:
 
         A new version that is damaged, foreign or doesn't run is refused, logged, and the old one stays.
         """
+        if self._replaced:  # by now the old version is gone; its graph was large
+            self._replaced = False
+            give_memory_back()
         stamp = self._manifest_stamp()
         if stamp == self._stamp or stamp is None:
             return False
@@ -101,12 +106,14 @@ class Engine:
                 check(fresh.artifact)
             self._warm(fresh)
         except (EdgeAdError, OSError, ValueError) as error:
+            self._replaced = True
             log.error("the changed artifact %s was refused, the old one stays in use: %s", self.path, error)
             return False
         with self._lock:
             old, self._loaded = self._loaded, fresh
         old.retire()
         self.reloads += 1
+        self._replaced = True
         log.warning("artifact %s was loaded again: %s -> %s", self.path, old.digest, fresh.digest)
         return True
 

@@ -98,19 +98,37 @@ class V4l2Source(OpenCvSource):
 
 
 class StreamSource(OpenCvSource):
-    """RTSP (over TCP, unless OPENCV_FFMPEG_CAPTURE_OPTIONS says otherwise) and whatever else FFmpeg reads."""
+    """RTSP (over TCP, unless OPENCV_FFMPEG_CAPTURE_OPTIONS says otherwise) and whatever else FFmpeg reads.
+
+    FFmpeg collects frames while it opens a stream, by default for three seconds to guess the frame rate: those are
+    pictures of the past, and are skipped.
+    """
+
+    BACKLOG_S = 5.0
 
     def __init__(self, settings: SourceSettings) -> None:
         super().__init__(settings, redact(settings.address))
 
     def _connect(self) -> Any:
-        os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;tcp")
+        os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;tcp|fpsprobesize;0")
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's own messages repeat the address
+        if "OPENCV_LOG_LEVEL" not in os.environ:  # what fails is reported by us, with the address redacted
+            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
         timeout_ms = int(self.settings.timeout_s * 1000)
         limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, timeout_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, timeout_ms]
         capture = cv2.VideoCapture()
         capture.open(address_with_credentials(self.settings), cv2.CAP_FFMPEG, limits)
+        if capture.isOpened():
+            self._skip_backlog(capture)
         return capture
+
+    def _skip_backlog(self, capture: Any) -> None:
+        """Frames that are there at once were waiting; the first one that has to be waited for is of this moment."""
+        rate = min(max(capture.get(cv2.CAP_PROP_FPS) or 25.0, 5.0), 60.0)
+        for _ in range(int(self.BACKLOG_S * rate)):
+            begun = time.monotonic()
+            if not capture.grab() or time.monotonic() - begun > 0.25 / rate:
+                return
 
     def _hint(self) -> str:
         return "check the network, the address, user and password"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import math
 import threading
 from pathlib import Path
@@ -71,3 +73,9 @@ def memory_mb() -> float:
     except (OSError, ValueError, IndexError):
         pass
     return 0.0
+
+
+def give_memory_back() -> None:
+    """Hand freed memory to the system, where the C library can (glibc keeps it in its arenas otherwise)."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -46,7 +46,10 @@ def small_artifact(path: Path, parts: Path) -> None:
     with load(path, threads=1) as predictor:
         found = [predictor.predict(small.good_frame(rng, 160)) for _ in range(35)]
     scores = [one.image_score for one in found]
-    limits = {"image_threshold": max(scores) * 1.5, "pixel_threshold": max(one.pixel_scores.max() for one in found) * 1.5}
+    limits = {
+        "image_threshold": max(scores) * 1.5,
+        "pixel_threshold": max(one.pixel_scores.max() for one in found) * 1.5,
+    }
     quantiles = np.quantile(scores, np.linspace(0, 1, 101)).tolist()
     artifact.update(calibration={**{k: float(v) for k, v in limits.items()}, "score_quantiles": quantiles})
     parts.mkdir()
@@ -62,14 +65,21 @@ def run(folder: Path, frames: int) -> dict[str, Any]:
     small_artifact(folder / "artifact", folder / "parts")
     settings = settings_from(
         {
-            "artifact": str(folder / "artifact"), "out": str(folder / "out"), "engine": {"threads": 1},
+            "artifact": str(folder / "artifact"),
+            "out": str(folder / "out"),
+            "engine": {"threads": 1},
             "station": [{"name": "line", "source": {"address": str(folder / "parts"), "repeat": True}}],
-            "images": {"accepts_every": 50, "max_mb": 20.0}, "page": {"port": 0}, "drift": {},
-            "recalibration": {"size": 100}, "sink": {"prometheus": {"port": -1}},
+            "images": {"accepts_every": 50, "max_mb": 20.0},
+            "page": {"port": 0},
+            "drift": {},
+            "recalibration": {"size": 100},
+            "sink": {"prometheus": {"port": -1}},
         }  # fmt: skip
     )
     lines = folder / "verdicts.jsonl"
-    line = Line(settings, [JsonLinesSink(lines), ImageSink(folder / "out" / "images", settings.images)], frames=frames)
+    line = Line(
+        settings, [JsonLinesSink(lines), ImageSink(folder / "out" / "images", settings.images)], frames=frames
+    )
     memory: list[tuple[int, float]] = []
 
     def look(inspector: Any) -> None:
