@@ -74,7 +74,7 @@ def run(folder: Path, frames: int) -> dict[str, Any]:
             "drift": {},
             "recalibration": {"size": 100},
             "sink": {"prometheus": {"port": -1}},
-        }  # fmt: skip
+        }
     )
     lines = folder / "verdicts.jsonl"
     line = Line(

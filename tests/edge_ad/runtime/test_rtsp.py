@@ -21,7 +21,7 @@ def _load(name):
 rtsp_server, cameras = _load("rtsp_server"), _load("cameras")
 needs_server = pytest.mark.skipif(
     rtsp_server.python_with_gstreamer() is None,
-    reason="GStreamer's RTSP server is not installed (python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-ugly)",
+    reason="GStreamer's RTSP server (gir1.2-gst-rtsp-server-1.0, gstreamer1.0-plugins-ugly) is not installed",
 )
 LOGIN = ("line", "s3cret-word")
 
