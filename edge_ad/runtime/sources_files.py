@@ -8,10 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import cv2
-import numpy as np
-
-from edge_ad.data.images import read_image
+from edge_ad.data.images import decode_image, read_image
 from edge_ad.errors import DataError
 from edge_ad.runtime.settings import SourceSettings
 from edge_ad.runtime.sources import IMAGE_SUFFIXES, Picture
@@ -155,10 +152,7 @@ class StdinSource:
             return None
         captured_ns, time_ns = time.monotonic_ns(), time.time_ns()
         self._number += 1
-        frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        if frame is None:
-            raise DataError(f"image {self._number - 1} on standard input is broken ({len(data)} bytes)", "")
-        cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame)
+        frame = decode_image(data, f"image {self._number - 1} on standard input")
         return Picture(frame, self._number - 1, time_ns, captured_ns)
 
     def close(self) -> None:

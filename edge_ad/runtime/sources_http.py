@@ -14,9 +14,7 @@ from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-import cv2
-import numpy as np
-
+from edge_ad.data.images import decode_image
 from edge_ad.errors import DataError
 from edge_ad.runtime.settings import SourceSettings
 from edge_ad.runtime.sources import Picture, SourceLost, credentials, redact
@@ -67,10 +65,10 @@ class HttpSource:
             raise SourceLost(f"{self.name} stopped: {_words(error)}", "check the camera and the network") from error
         captured_ns, time_ns = time.monotonic_ns(), time.time_ns()
         self._number += 1
-        frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-        if frame is None:
-            raise DataError(f"{self.name} sent a broken image ({len(data)} bytes)", "check the network")
-        cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame)
+        try:  # half a JPEG would decode with gray below, and be judged; a huge one would fill the memory
+            frame = decode_image(data, f"image {self._number - 1}")
+        except DataError as error:
+            raise DataError(f"{self.name} sent a broken image: {error.message}", "check the network") from None
         return Picture(frame, self._number - 1, time_ns, captured_ns)
 
     def close(self) -> None:

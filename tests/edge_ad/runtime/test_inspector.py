@@ -1,7 +1,9 @@
 import shutil
+import subprocess
 import threading
 import time
 import urllib.request
+from contextlib import suppress
 
 import cv2
 import numpy as np
@@ -13,6 +15,7 @@ from edge_ad.runtime.engine import Engine
 from edge_ad.runtime.inspector import Inspector
 from edge_ad.runtime.settings import EngineSettings
 from edge_ad.runtime.sinks_files import ImageSink, VideoSink
+from edge_ad.runtime.store import Store
 
 
 class Running:
@@ -94,6 +97,80 @@ def test_broken_images_get_error_verdicts(run_settings, part_folder, stored):
     assert len(errors) == 2
     assert ["003.png" in errors[0].reason, "005.png" in errors[1].reason] == [True, True]
     assert errors[0].score is None
+
+
+def test_unusual_images_are_judged_and_hopeless_ones_named(run_settings, part_folder, product, stored):
+    """16 bits, CMYK, an animation and a palette are pictures like others; a bomb and a text file get ERROR."""
+    image = pytest.importorskip("PIL.Image")
+    good = image.fromarray(product[0](0))
+    cv2.imwrite(str(part_folder / "000.png"), product[0](0)[..., ::-1].astype(np.uint16) * 257)
+    (part_folder / "001.png").unlink()
+    good.convert("CMYK").save(part_folder / "001.tif")
+    (part_folder / "002.png").unlink()
+    pages = {"save_all": True, "append_images": [image.fromarray(product[0](4))], "duration": 100, "lossless": True}
+    good.save(part_folder / "002.webp", **pages)
+    good.quantize(256).save(part_folder / "003.png")
+    image.new("1", (20000, 20000)).save(part_folder / "005.png")
+    (part_folder / "006.png").write_text("no picture")
+    Inspector(run_settings(station(part_folder))).run()
+    verdicts = {v.reason.rpartition("[")[2][:3]: v for v in stored() if v.decision != "ERROR"}
+    assert [verdicts[name].decision for name in ("000", "001", "003")] == ["OK"] * 3
+    if cv2.__version__ >= "4.11":  # before, it refuses animations
+        assert verdicts["002"].decision == "OK"
+    errors = [v.reason for v in stored() if v.decision == "ERROR"]
+    assert any("005.png is 20000x20000" in reason for reason in errors)
+    assert any("006.png" in reason for reason in errors)
+
+
+def test_a_full_disk_stops_no_verdict_and_is_made_up_for(run_settings, part_folder, tmp_path, wait_for):
+    """A real one: the run's folder on a tmpfs of 24 MiB, filled while the line runs and emptied again."""
+    small = tmp_path / "out"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(small)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a tmpfs can't be mounted here")
+    try:
+        told = []
+
+        class Told:
+            name, delivery = "told", "stored"
+
+            def open(self):
+                pass
+
+            def write(self, verdict, frame, pixel_scores):
+                told.append(verdict.id)
+
+            def close(self):
+                pass
+
+        source = {"address": str(part_folder), "repeat": True}
+        settings = run_settings({"name": "line", "source": source}, store={"durable": True})
+        inspector = Inspector(settings, [Told(), ImageSink(small / "images", settings.images)])
+        thread = threading.Thread(target=inspector.run)
+        thread.start()
+        try:
+            wait_for(lambda: inspector.hub.stored > 5)
+            with (small / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
+                while True:
+                    ballast.write(b"x" * 4096)
+            wait_for(lambda: "full" in inspector.problems().get("store", ""))
+            before = len(told)
+            wait_for(lambda: len(told) > before + 5)  # the plant is told all the same
+            (small / "ballast").unlink()
+            wait_for(lambda: not inspector.hub.store_error)
+        finally:
+            inspector.stop()
+            thread.join(30)
+        summary = inspector.summary()
+        assert summary.unstored == 0
+        with Store(small / "verdicts.sqlite") as store:
+            assert store.check() == []
+            stored = [row.verdict.id for row in store.recent(10**6)]
+        assert len(stored) == sum(summary.decisions.values())
+        assert set(told) == set(stored)
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
 
 
 def test_two_cameras_share_one_engine(run_settings, cameras, product, stored, wait_for):

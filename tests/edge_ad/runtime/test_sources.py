@@ -168,7 +168,7 @@ def test_stdin_takes_jpeg_and_png_in_pieces_and_reports_a_cut_off_one(tmp_path):
     stdin.CHUNK = 777
     stdin.open()
     assert [cameras.number_of(stdin.read().frame) for _ in range(6)] == list(range(6))
-    with pytest.raises(DataError, match="broken"):
+    with pytest.raises(DataError, match="cut short"):
         stdin.read()
     assert stdin.read() is None
 
@@ -199,6 +199,28 @@ def test_mjpeg_goes_on_after_a_broken_image():
         with pytest.raises(DataError, match="broken image"):
             stream.read()
         assert cameras.number_of(stream.read().frame) == 3
+
+
+@pytest.mark.parametrize("kind", ["half", "huge"])
+def test_half_and_huge_jpegs_on_a_stream_are_no_pictures(kind, monkeypatch):
+    """OpenCV would fill the missing half with gray, and take gigabytes for a header that says 65500 x 65500."""
+    whole = cameras.jpeg(cameras.numbered(5))
+    size = whole.index(b"\xff\xc0") + 5
+    bad = whole[: len(whole) // 2] if kind == "half" else whole[:size] + b"\xff\xdc\xff\xdc" + whole[size + 4 :]
+    monkeypatch.setattr(cameras, "jpeg", lambda frame: bad)
+    with cameras.MjpegServer() as server:
+        stream = source(server.url)
+        stream.open()
+        with pytest.raises(DataError, match="cut short" if kind == "half" else "65500x65500"):
+            stream.read()
+        monkeypatch.undo()
+        while True:  # those on their way
+            try:
+                assert cameras.number_of(stream.read().frame) > 0
+                break
+            except DataError:
+                continue
+        stream.close()
 
 
 def test_snapshots_are_polled():
