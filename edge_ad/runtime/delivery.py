@@ -70,14 +70,18 @@ class StoreWorker(threading.Thread):
         return bool(self.error) or len(self._queue) < self.FRAMES
 
     def put(self, item: Item) -> None:
-        if len(self._queue) >= self.FRAMES:
-            item = item._replace(frame=None, pixel_scores=None)
+        deep = len(self._queue) >= self.FRAMES
         with self._ready:
-            self._queue.append(item)
+            self._queue.append(item._replace(frame=None, pixel_scores=None) if deep else item)
             if len(self._queue) > self.LIMIT:
-                self._queue.popleft()
+                self._handed_on.discard(self._queue.popleft().verdict.id)
                 self.lost += 1
+            failing = bool(self.error)
+            if failing:
+                self._handed_on.add(item.verdict.id)
             self._ready.notify()
+        if failing:  # a full disk must not silence the plant
+            self._hand_on(item)
 
     def stop(self, timeout_s: float) -> None:
         with self._ready:
@@ -116,11 +120,12 @@ class StoreWorker(threading.Thread):
         except sqlite3.Error as error:
             if not self.error:
                 log.error("the store cannot write (%s): verdicts wait in memory", error)
-            self.error = str(error)
-            for waiting in list(self._queue):  # a full disk must not silence the plant
-                if waiting.verdict.id not in self._handed_on:
-                    self._handed_on.add(waiting.verdict.id)
-                    self._hand_on(waiting)
+            with self._ready:
+                self.error = str(error)
+                fresh = [waiting for waiting in self._queue if waiting.verdict.id not in self._handed_on]
+                self._handed_on |= {waiting.verdict.id for waiting in fresh}
+            for waiting in fresh:
+                self._hand_on(waiting)
             return False
         if self.error:
             log.warning("the store writes again after: %s", self.error)
@@ -132,8 +137,9 @@ class StoreWorker(threading.Thread):
         if item.verdict.id in self._handed_on:
             self._handed_on.discard(item.verdict.id)
             with suppress(sqlite3.Error):
-                for sink in self.owed:
-                    self.store.delivered(sink, [seq])
+                for worker in self.later:
+                    if worker.replays and worker.took(item.verdict.id):
+                        self.store.delivered(worker.sink.name, [seq])
         else:
             self._hand_on(item._replace(seq=seq))
         if self.stored % 256 == 0:
@@ -167,6 +173,7 @@ class SinkWorker(threading.Thread):
         self._opened = False
         self._behind = self.replays  # what an earlier run left owing comes first
         self._last_seq = 0
+        self._taken: set[str] = set()  # ids delivered before they had a number in the store
         self._done: list[int] = []
         self._writing_since: float | None = None
         self._queue: deque[Item] = deque()
@@ -184,6 +191,17 @@ class SinkWorker(threading.Thread):
                     self.dropped += 1
             self._queue.append(item)
             self._ready.notify()
+
+    def took(self, id: str) -> bool:
+        """Whether a verdict that was handed over unstored is delivered; if not, it comes again from the outbox."""
+        with self._ready:
+            if id in self._taken:
+                self._taken.discard(id)
+                return True
+            self._queue = deque(item for item in self._queue if item.verdict.id != id)
+            self._behind = True
+            self._ready.notify()
+            return False
 
     def has_room(self) -> bool:
         """Half of the queue is free, or waiting would not help."""
@@ -266,7 +284,9 @@ class SinkWorker(threading.Thread):
         finally:
             self._writing_since = None
         self.delivered += 1
-        if self.replays and item.seq is not None:
+        if self.replays and item.seq is None:
+            self._taken.add(item.verdict.id)
+        elif self.replays and item.seq is not None:
             self._last_seq = max(self._last_seq, item.seq)
             self._done.append(item.seq)
             if len(self._done) >= self.OWED_BATCH:

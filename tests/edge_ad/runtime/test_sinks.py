@@ -152,6 +152,52 @@ def test_a_failing_store_silences_no_sink_and_catches_up(store, monkeypatch):
     assert store.owed("replayed") == []
 
 
+def test_a_dead_receiver_while_the_disk_is_full_still_gets_everything(store, monkeypatch):
+    """Handed over unstored to a sink that fails, or whose queue is short: the outbox must not call it delivered."""
+    add, full = store.add, threading.Event()
+
+    def add_or_fail(*arguments):
+        if full.is_set():
+            raise sqlite3.OperationalError("database or disk is full")
+        return add(*arguments)
+
+    monkeypatch.setattr(store, "add", add_or_fail)
+    sink = Recorder("replayed", "replayed")
+    with SinkHub([sink], store, queue_size=4, retry_s=FAST) as hub:
+        hub.submit(verdict(0))
+        wait_for(lambda: sink.seen == [0])
+        full.set()
+        sink.broken = True
+        for n in range(1, 30):
+            hub.submit(verdict(n))
+        wait_for(lambda: hub.states()[0].dropped > 20)
+        full.clear()
+        wait_for(lambda: hub.stored == 30)
+        sink.broken = False
+        wait_for(lambda: set(sink.seen) == set(range(30)))
+        wait_for(lambda: hub.states()[0].queued == 0)
+    assert store.owed("replayed") == []
+
+
+def test_verdicts_reach_sinks_at_once_while_the_disk_is_full(store, monkeypatch):
+    """Not only when the store tries again, which it does less and less often."""
+
+    def fail(*arguments):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(store, "add", fail)
+    sink = Recorder("stored")
+    hub = SinkHub([sink], store, queue_size=4, retry_s=FAST)
+    hub.open()
+    for n in range(100):
+        hub.submit(verdict(n))
+        wait_for(lambda n=n: sink.seen[-1:] == [n])
+    assert sink.seen == list(range(100))
+    monkeypatch.undo()
+    hub.close()
+    assert store.count() == 100
+
+
 def test_frames_do_not_pile_up_behind_a_slow_disk(store, monkeypatch):
     gate = threading.Event()
     add = store.add
