@@ -111,12 +111,13 @@ def choose_settings(path: Path | None, given: dict[str, Any]) -> RunSettings:
 def _run(settings: RunSettings, *, frames: int | None, json_lines: bool, headless: bool, keep_trying: bool) -> None:
     from edge_ad.runtime.line import Line
     from edge_ad.runtime.service import Watchdog
+    from edge_ad.runtime.sinks_files import can_show_windows
 
     logging.basicConfig(
         level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
     )
     scale = _score_scale(settings)
-    preview = None if headless else _preview(scale)
+    preview = _preview(scale) if not headless and can_show_windows() else None
     sinks = _sinks(settings, json_lines, scale)
     line = Line(settings, [*sinks, *([preview] if preview else [])], frames=frames, keep_trying=keep_trying)
     inspector = line.inspector
@@ -125,7 +126,8 @@ def _run(settings: RunSettings, *, frames: int | None, json_lines: bool, headles
         signal.signal(number, lambda *_: inspector.stop())
     signal.signal(signal.SIGHUP, lambda *_: inspector.reload())
     watchdog = Watchdog()
-    progress = _Progress(enabled=console.is_terminal and not json_lines)
+    note = "" if headless or preview else "no window: there is no display, or this OpenCV is built without them"
+    progress = _Progress(enabled=console.is_terminal and not json_lines, note=note)
 
     def on_tick(running: Inspector) -> None:
         watchdog.beat(running)
@@ -179,19 +181,17 @@ def _annotated_video(settings: RunSettings) -> str:
     return str(Path(settings.out) / "annotated.mp4") if is_video else ""
 
 
-def _preview(scale: ScoreScale | None) -> PreviewSink | None:
-    from edge_ad.runtime.sinks_files import PreviewSink, can_show_windows
+def _preview(scale: ScoreScale | None) -> PreviewSink:
+    from edge_ad.runtime.sinks_files import PreviewSink
 
-    if can_show_windows():
-        return PreviewSink("edgead run (q ends it)", scale)
-    console.print("no window: there is no display, or this OpenCV is built without windows; going on headless")
-    return None
+    return PreviewSink("edgead run (q ends it)", scale)
 
 
 class _Progress:
-    """One line that is written over while the run goes on."""
+    """One line that is written over while the run goes on. note: said once, when the run has begun."""
 
-    def __init__(self, enabled: bool) -> None:
+    def __init__(self, enabled: bool, note: str = "") -> None:
+        self._note = note
         self._status = console.status("starting") if enabled else None
         self._count = 0
         if self._status:
@@ -199,6 +199,9 @@ class _Progress:
 
     def show(self, inspector: Inspector) -> None:
         self._count += 1
+        if self._note and inspector.stations[0].inspected:
+            console.print(self._note)
+            self._note = ""
         if self._status and self._count % 3 == 0:
             now = inspector.summary()
             problems = "; ".join(f"{what}: {why}" for what, why in inspector.problems().items())

@@ -25,8 +25,10 @@ MAX_PIXELS = 1 << 28  # 268 million: beyond it a small file could fill the memor
 FEW_VALUES = 16  # a mask with more distinct values than this was resampled or saved as JPEG
 _AS_STORED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH  # unlike IMREAD_UNCHANGED, this one obeys EXIF
 
-if _set_log_level := getattr(cv2, "setLogLevel", None):
-    _set_log_level(2)  # errors only: what a decoder mutters about a broken file is said by DataError, with its name
+if (
+    "OPENCV_LOG_LEVEL" not in os.environ
+):  # what a decoder mutters about a broken file is said by DataError, with its name
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
 
 
 def is_image(path: Path | str) -> bool:

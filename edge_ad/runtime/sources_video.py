@@ -111,7 +111,7 @@ class StreamSource(OpenCvSource):
 
     def _connect(self) -> Any:
         os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;tcp|fpsprobesize;0")
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's own messages repeat the address
+        _hush_ffmpeg()
         timeout_ms = int(self.settings.timeout_s * 1000)
         limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, timeout_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, timeout_ms]
         capture = cv2.VideoCapture()
@@ -162,6 +162,7 @@ class VideoFileSource(OpenCvSource):
         self._due: float | None = None
 
     def _connect(self) -> Any:
+        _hush_ffmpeg()
         capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
         if not capture.isOpened():
             capture.release()
@@ -185,6 +186,11 @@ class VideoFileSource(OpenCvSource):
             return None
         self.open()
         return super().read()
+
+
+def _hush_ffmpeg() -> None:
+    """Its own messages repeat the address with its password, and stand beside our errors."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 def csi_pipeline(settings: SourceSettings) -> str:

@@ -71,7 +71,10 @@ class Store:
         self._lock = threading.RLock()
         # Retention reckons with a clock that can't jump: the wall clock at the start plus monotonic time.
         self._started = time.time_ns() - time.monotonic_ns()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"cannot make the folder {self.path.parent}: {error.strerror}", _OPEN_HINT) from error
         try:
             self._db = self._connect()
         except sqlite3.OperationalError as error:
@@ -260,7 +263,7 @@ class Store:
         return [_stored(row) for row in rows]
 
 
-_OPEN_HINT = "check that the folder exists, is writable and has free space"
+_OPEN_HINT = "choose a folder (--out) that is writable and has free space"
 
 
 def _boxes_json(verdict: Verdict) -> str:

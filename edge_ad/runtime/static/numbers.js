@@ -47,7 +47,13 @@ function limits() {
   const over = shareOver(edges, counts, at);
   const normal = normalsOver(at);
   byId("what-if-text").textContent = edges.length < 2 ? "" :
-    `${percent(normal)} of the good calibration parts would be false alarms, and ${percent(over)} of the last ${threshold.parts} parts rejects.`;
+    `${falseAlarms(normal, threshold.normals)}, and ${percent(over)} of the last ${threshold.parts} parts rejects.`;
+}
+
+// None of n good parts above the limit still leaves room for 3 / n false alarms, with 95 % confidence.
+function falseAlarms(share, normals) {
+  if (share !== 0 || !normals) return `${percent(share)} of the good calibration parts would be false alarms`;
+  return `None of the ${normals} good calibration parts would be a false alarm (at most ${percent(Math.min(1, 3 / normals))} of good parts, 95 % sure)`;
 }
 
 function shareOver(edges, counts, at) {

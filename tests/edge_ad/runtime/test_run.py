@@ -79,22 +79,27 @@ def test_kill_9_of_a_running_line_loses_no_printed_verdict(line_artifact, camera
     ("words", "message"),
     [
         (["--source", "nowhere.mp4"], "does not exist"),
-        (["--source", "a", "--camera", "0"], "give one"),
+        (["--source", "a", "--camera", "0"], "both --camera and --source"),
         (["--camera", "97"], "/dev/video97"),
         ([], "no camera or source"),
+        (["--source", "video.mp4"], "no video that can be read"),
+        (["--source", ".", "--out", "/proc/nothing"], "cannot make the folder"),
+        (["--source", ".", "--product", "gears"], "no product 'gears'"),
     ],
 )
-def test_wrong_use_is_an_error_with_a_hint(line_artifact, tmp_path, words, message, capsys, monkeypatch):
+def test_wrong_use_is_two_lines_an_error_and_a_hint(line_artifact, tmp_path, words, message, capfd, monkeypatch):
     from edge_ad.cli import main
 
     monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "video.mp4").write_text("no video")
     with pytest.raises(SystemExit) as end:
-        main(["run", str(line_artifact.path), *words, "--headless", "--out", str(tmp_path / "o")])
-    said = capsys.readouterr().err
+        main(["run", str(line_artifact.path), "--out", str(tmp_path / "o"), *words])
+    error, hint = capfd.readouterr().err.splitlines()
     assert end.value.code == 1
-    assert "error:" in said
-    assert "hint:" in said
-    assert message in said.replace("\n", " ")
+    assert error.startswith("error: ")
+    assert message in error
+    assert hint.startswith("hint: ")
 
 
 def test_page_health_drift_and_metrics_around_a_line(
