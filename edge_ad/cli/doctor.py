@@ -197,8 +197,9 @@ def _weights() -> Iterator[Finding]:
     if importlib.util.find_spec("torch") is None:
         yield Finding("training", "missing", "torch is not installed", "pip install 'edge-ad[train]'; runs need none")
         return
-    home = Path.home() / ".cache"
-    caches = [Path(os.environ.get("HF_HOME") or home / "huggingface"), home / "edge-ad"]
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    own = Path(os.environ.get("EDGE_AD_CACHE") or home / "edge_ad")
+    caches = [Path(os.environ.get("HF_HOME") or home / "huggingface"), own / "weights"]
     found = [str(cache) for cache in caches if cache.is_dir() and any(cache.iterdir())]
     if found:
         yield Finding("teacher weights", "good", f"a cache in {', '.join(found)}")

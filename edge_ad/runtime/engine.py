@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from edge_ad.artifact import MANIFEST, Artifact
 from edge_ad.data.images import preprocess
-from edge_ad.errors import ArtifactError, EdgeAdError
+from edge_ad.errors import ArtifactError
 from edge_ad.runtime.backends import Outputs, Runner, open_runner
 from edge_ad.runtime.settings import EngineSettings
 from edge_ad.runtime.stats import give_memory_back
@@ -105,7 +105,7 @@ class Engine:
             for check in self.checks:
                 check(fresh.artifact)
             self._warm(fresh)
-        except (EdgeAdError, OSError, ValueError) as error:
+        except Exception as error:  # whatever a half-copied graph makes its engine raise
             self._replaced = True
             log.error("the changed artifact %s was refused, the old one stays in use: %s", self.path, error)
             return False

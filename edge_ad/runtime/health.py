@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from edge_ad.errors import BackendError
+
 
 @dataclass(frozen=True)
 class HealthReport:
@@ -86,7 +88,12 @@ class HealthServer:
             def log_message(self, *_: object) -> None:
                 """Probes every few seconds are no news."""
 
-        self._server = ThreadingHTTPServer((host, port), Handler)
+        try:
+            self._server = ThreadingHTTPServer((host, port), Handler)
+        except OSError as error:
+            raise BackendError(
+                f"the health endpoints cannot listen on {host}:{port}: {error}", "choose another port under [health]"
+            ) from error
         self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="health", daemon=True)

@@ -20,6 +20,7 @@ from edge_ad.runtime.stats import memory_mb
 from edge_ad.runtime.store import Store
 
 TICK_S = 0.2
+RELOAD_S = 1.0  # between two looks at the artifacts' manifests
 DRAIN_S = 15.0
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ class Inspector:
             self._close()
             raise ConfigError(f"two stations are called {names}", "give each a name of its own")
         self._started = time.monotonic()
+        self._reloader = threading.Thread(target=self._reload_loop, name="reload", daemon=True)
 
     def run(self, on_tick: Callable[[Inspector], None] | None = None) -> Summary:
         """Inspect until the sources end, `frames` were taken, or `stop`; then deliver everything.
@@ -96,22 +98,21 @@ class Inspector:
                 station.start()
             gc.collect()
             gc.freeze()  # long-lived objects: later collections needn't walk them
-            next_reload = time.monotonic() + 1.0
+            self._reloader.start()
             while not self._stop.wait(TICK_S) and any(station.running for station in self.stations):
                 if any(station.failure for station in self.stations):
                     break
                 if on_tick:
                     on_tick(self)
-                if self.settings.engine.reload and time.monotonic() >= next_reload:
-                    for engine in self.engines.values():
-                        engine.reload_if_changed()
-                    next_reload = time.monotonic() + 1.0
         finally:
+            self._stop.set()
             for station in self.stations:
                 station.stop()
             for station in self.stations:
                 station.join(DRAIN_S)
             self.hub.close(DRAIN_S)
+            if self._reloader.is_alive():
+                self._reloader.join(DRAIN_S)
             summary = self.summary()
             self._close()
             gc.unfreeze()
@@ -186,6 +187,12 @@ class Inspector:
         if path not in self.engines:
             self.engines[path] = Engine(path, self.settings.engine)
         return self.engines[path]
+
+    def _reload_loop(self) -> None:
+        """Beside the loop: loading a large graph takes seconds, and building an engine minutes."""
+        while self.settings.engine.reload and not self._stop.wait(RELOAD_S):
+            for engine in self.engines.values():
+                engine.reload_if_changed()
 
     def _may_take(self) -> bool:
         with self._lock:
