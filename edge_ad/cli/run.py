@@ -56,9 +56,9 @@ def command(
     an annotated copy to OUT/annotated.mp4. Ctrl-C ends the run with everything
     written. Exit code 0 means that the run was good, whatever the verdicts say.
     """
-    from edge_ad.runtime.settings import example_toml
-
     if example_settings:
+        from edge_ad.runtime.example import example_toml
+
         return typer.echo(example_toml(), nl=False)
     given = {
         "artifact": artifact, "source": source, "camera": camera, "out": out, "video": video, "backend": backend,

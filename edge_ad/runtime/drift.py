@@ -30,7 +30,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
@@ -57,13 +57,13 @@ ADVICE = {
 class DriftConfig:
     """What counts as drift."""
 
-    parts_between_false_warnings: int = 100_000  # on an unchanged line, on average at least this many
-    reference: int = 5_000  # numbers kept as what the line was; then frozen
-    warm_up: int = 50  # parts before the first warning about a number that has no calibration
-    window: int = 200  # parts in "now", for the size of the drift
-    exposure_tolerance: float = 6.0  # gray levels of 255 that nobody need care about
-    sharpness_tolerance: float = 0.2  # relative
-    position_tolerance: float = 0.02  # of the picture's width or height
+    parts_between_false_warnings: Annotated[int, "on an unchanged line, on average at least this many"] = 100_000
+    reference: Annotated[int, "numbers kept as what the line was; then frozen"] = 5_000
+    warm_up: Annotated[int, "parts before the first warning about a number that has no calibration"] = 50
+    window: Annotated[int, 'parts in "now", for the size of the drift'] = 200
+    exposure_tolerance: Annotated[float, "gray levels of 255 that nobody need care about"] = 6.0
+    sharpness_tolerance: Annotated[float, "relative"] = 0.2
+    position_tolerance: Annotated[float, "of the picture's width or height"] = 0.02
 
     def __post_init__(self) -> None:
         for name in ("parts_between_false_warnings", "reference", "warm_up", "window"):

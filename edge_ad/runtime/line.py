@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from edge_ad.config import read_section
 from edge_ad.errors import ConfigError
@@ -38,17 +38,17 @@ CAMERA_WORDS = {"starting": "connecting", "up": "running", "lost": "reconnecting
 
 @dataclass(frozen=True)
 class HealthSettings:
-    """[health]: where /healthz and /readyz answer."""
+    """Where /healthz and /readyz answer."""
 
-    host: str = "127.0.0.1"
-    port: int = 8081
+    host: Annotated[str, "address to listen on; 0.0.0.0 for the plant's network"] = "127.0.0.1"
+    port: Annotated[int, "port to listen on; 0 picks a free one"] = 8081
 
 
 @dataclass(frozen=True)
 class RecalibrationSettings:
-    """[recalibration]: a sample of accepted parts for `edgead calibrate --normals OUT/recalibration/good`."""
+    """A sample of accepted parts for `edgead calibrate --normals OUT/recalibration/good`."""
 
-    size: int = 500
+    size: Annotated[int, "accepted parts that are kept"] = 500
 
 
 class Observer:

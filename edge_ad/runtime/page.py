@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import edge_ad
 from edge_ad.errors import BackendError, ConfigError
@@ -26,10 +26,10 @@ from edge_ad.runtime.page_guard import is_loopback
 class PageConfig:
     """Where the page listens and who may see it."""
 
-    host: str = "127.0.0.1"  # 0.0.0.0 for the plant's network; then a token is asked for
-    port: int = 8080  # 0 picks a free one
-    token: str = ""  # at least 16 characters; empty: none on loopback, a fresh one elsewhere
-    allowed_hosts: tuple[str, ...] = ()  # further names for a page without token, behind a proxy of yours
+    host: Annotated[str, "0.0.0.0 for the plant's network; then a token is asked for"] = "127.0.0.1"
+    port: Annotated[int, "0 picks a free one"] = 8080
+    token: Annotated[str, "at least 16 characters; empty: none on loopback, a fresh one elsewhere"] = ""
+    allowed_hosts: Annotated[tuple[str, ...], "further names for a page without token, behind a proxy of yours"] = ()
 
     def __post_init__(self) -> None:
         if self.token and len(self.token) < 16:

@@ -1,16 +1,12 @@
-"""Settings of a run: one TOML file, read strictly; `example_toml` writes one with every field explained."""
+"""Settings of a run: one TOML file, read strictly; `runtime.example` writes one with every field explained."""
 
 # ruff: noqa: RUF009  (_setting and _section only make dataclass fields)
 from __future__ import annotations
 
-import dataclasses
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-
-import tomli_w
 
 from edge_ad.config import read_section, read_toml
 from edge_ad.errors import ConfigError
@@ -267,45 +263,3 @@ def settings_from(data: Mapping[str, Any]) -> RunSettings:
     names = [station.name for station in settings.station if station.name]
     _need(len(set(names)) == len(names), f"two stations share a name: {names}", "give each its own")
     return settings
-
-
-def example_toml() -> str:
-    """A settings file with every field, its default and what it means."""
-    lines = ["# Settings of `edgead run ARTIFACT --settings FILE`. Every value is the default; delete what you keep."]
-    _explain(RunSettings(), "", lines)
-    return "\n".join(lines) + "\n"
-
-
-def _explain(section: Any, where: str, lines: list[str]) -> None:
-    tables = []
-    for item in dataclasses.fields(section):
-        value, text = getattr(section, item.name), item.metadata["help"]
-        inner = f"{where}.{item.name}" if where else item.name
-        if dataclasses.is_dataclass(value):
-            tables.append((f"[{inner}]", value, inner, text))
-        elif item.name == "station":
-            tables.append(("[[station]]", value[0], inner, text))
-        elif item.name == "regions":
-            tables.append(("[[station.policy.regions]]", RegionSettings(), inner, text))
-        elif item.name in TABLES:
-            lines.append(f"# [{item.name}{'.NAME' if item.name == 'sink' else ''}]: {text}")
-        else:
-            lines.append(f"# {text}")
-            absent = value is None
-            shown = _type_example(section, item.name) if absent else value
-            pair = tomli_w.dumps({item.name: shown}, multiline_strings=False).strip().replace("\n", "")
-            lines.append(f"# {pair}" if absent else pair)
-    for header, value, inner, text in tables:
-        comment = "# " if header == "[[station.policy.regions]]" else ""  # an example, not a default
-        lines += ["", f"# {text}", f"{comment}{header}"]
-        block: list[str] = []
-        _explain(value, inner, block)
-        lines += [comment + line if comment else line for line in block]
-
-
-def _type_example(section: Any, name: str) -> Any:
-    """A value of the right type for a field whose default is absent."""
-    hint = typing.get_type_hints(type(section))[name]
-    kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
-    kind = kinds[0]
-    return [0] * len(typing.get_args(kind)) if typing.get_origin(kind) is tuple else kind(0)

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 
@@ -31,13 +31,16 @@ log = logging.getLogger(__name__)
 class GpioConfig:
     """Which line, when, for how long."""
 
-    chip: str = "/dev/gpiochip0"
-    line: str = ""  # offset ("18") or the line's name in the device tree ("GPIO18", "PQ.05")
-    delay_ms: float = 0.0  # from the picture to the ejector
-    width_ms: float = 50.0
-    tolerance_ms: float = 10.0  # later than this is missed
-    active_low: bool = False
-    decisions: tuple[str, ...] = ("NG", "ERROR")  # which verdicts pulse; a part without a verdict is not a good part
+    chip: Annotated[str, "chip device"] = "/dev/gpiochip0"
+    line: Annotated[str, "offset (18) or the line's name in the device tree (GPIO18, PQ.05)"] = ""
+    delay_ms: Annotated[float, "from the picture to the ejector"] = 0.0
+    width_ms: Annotated[float, "length of the pulse"] = 50.0
+    tolerance_ms: Annotated[float, "later than this is missed"] = 10.0
+    active_low: Annotated[bool, "the pulse is low, rest is high"] = False
+    decisions: Annotated[tuple[str, ...], "which verdicts pulse; a part without one is not a good part"] = (
+        "NG",
+        "ERROR",
+    )
 
     def __post_init__(self) -> None:
         if not self.line:

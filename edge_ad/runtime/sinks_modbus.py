@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -37,8 +37,10 @@ from edge_ad.runtime.verdict import Verdict
 class ModbusServerConfig:
     """Where the PLC finds the inspector."""
 
-    host: str = "127.0.0.1"  # 0.0.0.0 for the plant's network: Modbus knows no passwords, so mind who is on it
-    port: int = 502
+    host: Annotated[str, "0.0.0.0 for the plant's network: Modbus knows no passwords, so mind who is on it"] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, "below 1024 needs a right (setcap cap_net_bind_service, or root)"] = 502
 
 
 class ModbusServerSink:
@@ -133,12 +135,14 @@ class ModbusServerSink:
 class ModbusClientConfig:
     """Where the inspector finds the PLC."""
 
-    host: str = ""
-    port: int = 502
-    unit: int = 1
-    address: int = 0  # first holding register of the status block
-    ack_address: int | None = None  # holding register in which the PLC repeats the acquisition id; None: no wait
-    timeout_s: float = 1.0
+    host: Annotated[str, "the PLC's name or address"] = ""
+    port: Annotated[int, "its port"] = 502
+    unit: Annotated[int, "its unit (device) number"] = 1
+    address: Annotated[int, "first holding register of the status block"] = 0
+    ack_address: Annotated[
+        int | None, "holding register in which the PLC repeats the acquisition id; absent: no wait"
+    ] = None
+    timeout_s: Annotated[float, "no answer for this long is a failure"] = 1.0
 
 
 class ModbusClientSink:

@@ -13,7 +13,7 @@ import socket
 import ssl
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -26,16 +26,16 @@ from edge_ad.runtime.verdict import Verdict
 class MqttConfig:
     """The broker and what it is told."""
 
-    host: str = "127.0.0.1"
-    port: int = 1883
-    prefix: str = "edgead"
-    client_id: str = ""  # empty: edgead-<host name>-<prefix>; two clients of one name throw each other out
-    username: str = ""
-    password_env: str = "EDGEAD_MQTT_PASSWORD"  # name of the environment variable that holds it
-    tls: bool = False
-    ca_file: str = ""  # empty: the system's authorities
-    keepalive_s: int = 15
-    timeout_s: float = 5.0
+    host: Annotated[str, "the broker's name or address"] = "127.0.0.1"
+    port: Annotated[int, "its port; 8883 is usual with tls"] = 1883
+    prefix: Annotated[str, "first words of every topic"] = "edgead"
+    client_id: Annotated[str, "empty: edgead-<host name>-<prefix>; two clients of one name throw each other out"] = ""
+    username: Annotated[str, "empty: none is sent"] = ""
+    password_env: Annotated[str, "name of the environment variable that holds it"] = "EDGEAD_MQTT_PASSWORD"
+    tls: Annotated[bool, "encrypted, the broker's certificate checked"] = False
+    ca_file: Annotated[str, "empty: the system's authorities"] = ""
+    keepalive_s: Annotated[int, "seconds without a word after which the broker says offline for us"] = 15
+    timeout_s: Annotated[float, "a verdict that isn't confirmed by then is sent again"] = 5.0
 
     def __post_init__(self) -> None:
         if not self.prefix or re.search(r"[+#\0]", self.prefix) or self.prefix.startswith("$"):

@@ -20,7 +20,7 @@ import os
 import threading
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 
@@ -70,13 +70,13 @@ RESULT = (
 class OpcUaConfig:
     """Where OPC UA clients find the inspector and who may write."""
 
-    host: str = "127.0.0.1"
-    port: int = 4840
-    line: str = "line"
-    username: str = ""  # empty: anyone who reaches the port
-    password_env: str = "EDGEAD_OPCUA_PASSWORD"  # name of the environment variable that holds it
-    certificate: str = ""  # DER or PEM; with private_key: only signed and encrypted sessions
-    private_key: str = ""
+    host: Annotated[str, "address to listen on; 0.0.0.0 for the plant's network"] = "127.0.0.1"
+    port: Annotated[int, "port to listen on"] = 4840
+    line: Annotated[str, "name of the line in the node ids"] = "line"
+    username: Annotated[str, "empty: anyone who reaches the port"] = ""
+    password_env: Annotated[str, "name of the environment variable that holds it"] = "EDGEAD_OPCUA_PASSWORD"
+    certificate: Annotated[str, "DER or PEM; with private_key: only signed and encrypted sessions"] = ""
+    private_key: Annotated[str, "file that belongs to the certificate"] = ""
 
     def __post_init__(self) -> None:
         if bool(self.certificate) != bool(self.private_key):

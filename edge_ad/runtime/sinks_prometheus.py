@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -37,8 +37,8 @@ METRICS = (
 class PrometheusConfig:
     """Where Prometheus scrapes."""
 
-    host: str = "127.0.0.1"
-    port: int = 9464  # 0 picks a free one; -1: only under /metrics of the operator page
+    host: Annotated[str, "address to listen on; 0.0.0.0 for the plant's network"] = "127.0.0.1"
+    port: Annotated[int, "0 picks a free one; -1: only under /metrics of the operator page"] = 9464
 
 
 class PrometheusSink:

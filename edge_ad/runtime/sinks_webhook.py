@@ -18,7 +18,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -34,12 +34,14 @@ REFUSED_FOR_GOOD = {400, 409, 410, 413, 422}  # of this one verdict: sending it 
 class WebhookConfig:
     """Where verdicts are posted."""
 
-    url: str = ""
-    secret_env: str = "EDGEAD_WEBHOOK_SECRET"  # environment variable with the signing secret; unset: unsigned
-    timeout_s: float = 5.0
-    ca_file: str = ""  # for https; empty: the system's authorities
-    decisions: tuple[str, ...] = ("NG", "UNSURE", "ERROR")  # which verdicts are posted
-    headers: dict[str, str] = field(default_factory=dict)
+    url: Annotated[str, "https://host/path that takes the POST"] = ""
+    secret_env: Annotated[str, "environment variable with the signing secret; unset: unsigned"] = (
+        "EDGEAD_WEBHOOK_SECRET"
+    )
+    timeout_s: Annotated[float, "no answer for this long is a failure"] = 5.0
+    ca_file: Annotated[str, "for https; empty: the system's authorities"] = ""
+    decisions: Annotated[tuple[str, ...], "which verdicts are posted"] = ("NG", "UNSURE", "ERROR")
+    headers: Annotated[dict[str, str], "further headers, for example an API key"] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)

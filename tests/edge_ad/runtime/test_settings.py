@@ -1,11 +1,14 @@
 import dataclasses
+import importlib
 
 import pytest
 
-from edge_ad.config import tomllib
+from edge_ad.config import read_section, tomllib
 from edge_ad.errors import ConfigError
 from edge_ad.runtime import settings
-from edge_ad.runtime.settings import RunSettings, example_toml, read_settings, settings_from
+from edge_ad.runtime.example import AROUND, example_toml
+from edge_ad.runtime.line import PLANT
+from edge_ad.runtime.settings import RunSettings, read_settings, settings_from
 
 
 def test_the_example_is_the_defaults_and_explains_every_field():
@@ -16,6 +19,28 @@ def test_the_example_is_the_defaults_and_explains_every_field():
             for field in dataclasses.fields(thing):
                 assert len(field.metadata["help"]) > 8, f"{name}.{field.name} is not explained"
                 assert field.metadata["help"] in text
+
+
+def test_the_tables_that_are_off_are_explained_too():
+    """Uncommented, each is read by its module, with the very defaults."""
+    text = example_toml()
+    for name in [*AROUND, *(f"sink.{sink}" for sink in PLANT)]:
+        block = text.partition(f"\n# [{name}]  # ")[2].partition("\n\n")[0].splitlines()[1:]
+        assert block, name
+        assert all(len(line.rpartition("  # ")[2]) > 4 for line in block), name
+        kind = AROUND.get(name) or getattr(
+            importlib.import_module(f"edge_ad.runtime.{PLANT[name[5:]][0]}"), PLANT[name[5:]][1]
+        )
+        table = tomllib.loads("\n".join(line.removeprefix("# ") for line in block))
+        defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+        assert list(table) == [field for field, value in defaults.items() if value is not None]
+        needed = {
+            "sink.modbus_client": {"host": "plc"},
+            "sink.gpio": {"line": "18"},
+            "sink.webhook": {"url": "http://h/"},
+        }
+        mine = needed.get(name, {})
+        assert read_section(kind, table | mine, name) == read_section(kind, mine, name)
 
 
 def test_a_line_with_two_cameras(tmp_path):
