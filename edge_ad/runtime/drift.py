@@ -204,12 +204,13 @@ class DriftMonitor:
     """Watches the accepted parts of one camera and artifact; a warning stays until `acknowledge`.
 
     calibration: the manifest's calibration section, or None for an artifact that has none (then the line's first
-    parts are the reference).
+    parts are the reference). identity: of what gives the scores; a saved state of another one is refused.
     """
 
     config: DriftConfig = field(default_factory=DriftConfig)
     calibration: Mapping[str, Any] | None = None
     seed: int | None = None
+    identity: str = ""
     warnings: dict[str, DriftWarning] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -295,6 +296,7 @@ class DriftMonitor:
         with self._lock:
             state = {
                 "version": 1,
+                "identity": self.identity,
                 "warnings": [asdict(warning) for warning in self.warnings.values()],
                 "statistics": {
                     name: {
@@ -314,6 +316,8 @@ class DriftMonitor:
             state = json.loads(path.read_text())
             if state["version"] != 1:
                 raise ValueError(f"version {state['version']}")
+            if state.get("identity", "") != self.identity:
+                raise ValueError("another artifact or calibration was in use")
             warnings = {row["name"]: DriftWarning(**row) for row in state["warnings"]}
             for name, saved in state["statistics"].items():
                 statistic = self.statistics[name]

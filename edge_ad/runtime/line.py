@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 from edge_ad.config import read_section
 from edge_ad.errors import ConfigError
-from edge_ad.runtime.drift import DriftConfig, DriftMonitor, image_statistics
+from edge_ad.runtime.drift import DriftConfig, image_statistics
+from edge_ad.runtime.drift_watch import DriftWatch
 from edge_ad.runtime.handshake import Handshake
 from edge_ad.runtime.health import Health, HealthServer
 from edge_ad.runtime.inspector import Inspector
@@ -59,12 +60,12 @@ class Observer:
 
     def __init__(
         self,
-        drift: Mapping[str, DriftMonitor],
         recalibration: RecalibrationSet | None,
         pixel_threshold: Callable[[str], float | None],
     ) -> None:
-        """drift: one monitor a station: cameras see different things. pixel_threshold: in force at a station."""
-        self.drift, self.recalibration, self._pixel_threshold = drift, recalibration, pixel_threshold
+        """pixel_threshold: in force at a station."""
+        self.drift: DriftWatch | None = None
+        self.recalibration, self._pixel_threshold = recalibration, pixel_threshold
         self._newest: dict[str | None, Newest] = {}
         self._sequence = 0
 
@@ -83,9 +84,8 @@ class Observer:
             return
         if self.recalibration:
             self.recalibration.offer(verdict.id, frame)
-        monitor = self.drift.get(verdict.source)
-        if monitor and (warning := monitor.update(verdict.score, image_statistics(frame))):
-            log.warning("drift on %s: %s", verdict.source, warning.advice)
+        if self.drift:
+            self.drift.update(verdict.source, verdict.score, image_statistics(frame))
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -115,10 +115,7 @@ class Line:
         if settings.recalibration is not None:
             wanted = read_section(RecalibrationSettings, settings.recalibration, "recalibration")
             self.recalibration = RecalibrationSet(out / "recalibration", size=wanted.size)
-        self._monitors: dict[str, DriftMonitor] = {}
-        observer = Observer(
-            self._monitors, self.recalibration, lambda name: self._thresholds(name).get("pixel_threshold")
-        )
+        observer = Observer(self.recalibration, lambda name: self._thresholds(name).get("pixel_threshold"))
         watched = (settings.page, settings.drift, settings.recalibration)
         self._metrics: Callable[[], bytes] | None = None
         made = [self._sink(name, table) for name, table in settings.sink.items()]
@@ -126,8 +123,8 @@ class Line:
         self.inspector = Inspector(settings, [*sinks, *made, *extra], frames=frames, keep_trying=keep_trying)
         if settings.page is not None or settings.drift is not None:
             config = read_section(DriftConfig, settings.drift or {}, "drift")
-            for station in self.inspector.stations:
-                self._monitors[station.name] = DriftMonitor(config, station.calibration() or None)
+            observer.drift = DriftWatch(config, self.inspector.stations, out)
+        self._drift = observer.drift
         self.page = self._page(observer) if settings.page is not None else None
         self._server: HealthServer | None = None
 
@@ -147,11 +144,15 @@ class Line:
                 self.page.start()
                 token = f", token {self.page.token}" if self.page.token else ""
                 log.warning("operator page: %s%s", self.page.address, token)
-            self._restore_drift()
+            if self._drift:
+                self._drift.restore()
             return self.inspector.run(tick)
         finally:
             self.health.fails("inspector", "stopping")
-            self._save_drift()
+            if self._drift:
+                self._drift.save()
+            if self.recalibration:
+                self.recalibration.close()
             if self.page:
                 self.page.close()
             if self._server:
@@ -203,7 +204,7 @@ class Line:
             cameras=self._cameras,
             sinks=self.inspector.hub.states,
             pictures=pictures,
-            drift=self._monitors.get(first.name),
+            drift=self._drift,
             calibration=self._thresholds,
             recalibration=self.recalibration,
             metrics=self._metrics,
@@ -241,24 +242,4 @@ class Line:
             self.health.fails(name, problems.get(name, ""))
 
     def _drift_report(self) -> dict[str, Any]:
-        return next((monitor.report() for monitor in self._monitors.values()), {})
-
-    def _drift_file(self, station: str) -> Path:
-        safe = "".join(letter if letter.isalnum() else "-" for letter in station)
-        return Path(self.settings.out) / f"drift-{safe}.json"
-
-    def _restore_drift(self) -> None:
-        for name, monitor in self._monitors.items():
-            path = self._drift_file(name)
-            if path.exists():
-                try:
-                    monitor.restore(path)
-                except Exception as error:  # a new artifact or a damaged file: drift begins anew
-                    log.warning("drift on %s begins anew: %s", name, error)
-
-    def _save_drift(self) -> None:
-        for name, monitor in self._monitors.items():
-            try:
-                monitor.save(self._drift_file(name))
-            except OSError as error:
-                log.warning("drift on %s could not be saved: %s", name, error)
+        return self._drift.report() if self._drift else {"statistics": {}}

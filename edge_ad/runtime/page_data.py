@@ -14,12 +14,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from edge_ad.errors import DataError
-from edge_ad.runtime.drift import DriftMonitor
 from edge_ad.runtime.health import Health
 from edge_ad.runtime.recalibration import RecalibrationSet
 from edge_ad.runtime.sinks import SinkState
@@ -37,6 +36,16 @@ WHERE = {
 ROW = "seq, id, time_ns, source, part, decision, score, threshold, boxes, area, reason, latency_ms, review"
 SAMPLED = 20_000  # rows at most that a chart's percentiles are taken from
 BINS = 60
+
+
+class Drift(Protocol):
+    """What the page knows of the drift watch."""
+
+    def report(self) -> dict[str, Any]:
+        """Each number's evidence, and warnings."""
+
+    def acknowledge(self) -> None:
+        """The warnings were seen to."""
 
 
 class Newest(NamedTuple):
@@ -69,7 +78,7 @@ class LineView:
     cameras: Callable[[], list[dict[str, Any]]] = list
     sinks: Callable[[], list[SinkState]] = list
     pictures: Callable[[str], Mapping[str, Path]] = lambda id: {}
-    drift: DriftMonitor | None = None
+    drift: Drift | None = None
     calibration: Callable[[str | None], Mapping[str, Any]] = lambda camera: {}
     recalibration: RecalibrationSet | None = None
     metrics: Callable[[], bytes] | None = None

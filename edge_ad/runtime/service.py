@@ -94,6 +94,7 @@ Environment=PYTHONUNBUFFERED=1
 Restart=always
 RestartSec=2
 WatchdogSec={WATCHDOG_S}
+TimeoutStartSec=900
 TimeoutStopSec=60
 KillSignal=SIGTERM
 LogRateLimitIntervalSec=30

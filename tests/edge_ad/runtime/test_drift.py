@@ -164,3 +164,39 @@ def test_image_statistics_follow_light_focus_and_place():
     assert image_statistics(cv2.add(picture, (20, 20, 20, 0))).exposure == pytest.approx(base.exposure + 20, abs=1)
     flat = image_statistics(np.zeros((30, 40), np.uint8))
     assert flat == ImageStatistics(0.0, 0.0, 0.5, 0.5)
+
+
+def test_each_camera_has_a_monitor_and_another_artifact_begins_anew(
+    run_settings, part_folder, line_artifact, tmp_path, caplog
+):
+    from edge_ad.runtime.drift_watch import DriftWatch
+    from edge_ad.runtime.inspector import Inspector
+
+    source = {"address": str(part_folder)}
+    inspector = Inspector(run_settings({"name": "top", "source": source}, {"name": "side", "source": source}))
+    statistics = ImageStatistics(100, 0.5, 0.5, 0.5)
+    watch = DriftWatch(DriftConfig(warm_up=10), inspector.stations, tmp_path)
+    for _ in range(400):
+        assert watch.update("top", 0.1, statistics) is None
+    warnings = [watch.update("side", 0.1, ImageStatistics(100 - (n > 200) * 60, 0.5, 0.5, 0.5)) for n in range(400)]
+    assert [w.name for w in warnings if w] == ["exposure"]
+    assert watch.report()["warnings"][0]["advice"].startswith("side: ")
+    watch.acknowledge()
+    assert watch.report()["warnings"] == []
+    watch.save()
+
+    (engine,) = inspector.engines.values()
+    line_artifact.update(reports={"evaluated": 1})  # the same scores: nothing begins anew
+    engine.reload_if_changed()
+    watch.update("top", 0.1, statistics)
+    assert watch.monitors["top"].statistics["exposure"].parts == 401
+    line_artifact.update(calibration=line_artifact.manifest.calibration | {"image_threshold": 9.0})
+    engine.reload_if_changed()
+    watch.update("top", 0.1, statistics)
+    assert watch.monitors["top"].statistics["exposure"].parts == 1
+    assert "drift on top begins anew" in caplog.text
+    again = DriftWatch(DriftConfig(), inspector.stations, tmp_path)
+    again.restore()  # what was saved belongs to the calibration before
+    assert again.monitors["side"].statistics["exposure"].parts == 0
+    assert "another artifact or calibration" in caplog.text
+    inspector._close()

@@ -39,3 +39,15 @@ def test_a_plc_triggers_a_part_and_gets_its_result(run_settings, part_folder):
     assert (seen["acquisition_id"], seen["result_id"]) == (1, 1)
     assert seen["decision"] in (1, 2)
     assert len(seen["verdict"]) == 24
+
+
+def test_metrics_without_page_and_drift(run_settings, part_folder):
+    from edge_ad.runtime.line import Line
+
+    pytest.importorskip("prometheus_client")
+    settings = run_settings(
+        {"name": "top", "source": {"address": str(part_folder)}}, sink={"prometheus": {"port": -1}}
+    )
+    line = Line(settings, [])
+    line.run()
+    assert b'edgead_verdicts_total{decision="OK",source="top"} 16.0' in line._metrics()
