@@ -27,7 +27,10 @@ class Part:
 
 @dataclass
 class Job:
-    """One frame on its way. error: why it can't be judged. closing: no frame, only the end of its part."""
+    """One frame on its way.
+
+    error: why it can't be judged. closing: no frame, only the end of its part. turn: it holds its station's Turn.
+    """
 
     part: Part
     number: int
@@ -36,6 +39,7 @@ class Job:
     label: str = ""
     error: str = ""
     closing: bool = False
+    turn: bool = False
     shown: npt.NDArray[np.uint8] | None = None
     tiles: list[Tile] = field(default_factory=list)
     images: npt.NDArray[np.float32] | None = None

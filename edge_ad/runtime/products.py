@@ -1,4 +1,4 @@
-"""Which thresholds hold for a product, where one artifact was trained on several."""
+"""Which thresholds hold at a station: its product's, and only for pictures cut as they were at calibration."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from edge_ad.artifact import Manifest
 from edge_ad.errors import ConfigError
+from edge_ad.runtime.settings import StationSettings
 
 ALL = "all"
 log = logging.getLogger(__name__)
@@ -41,3 +42,17 @@ def calibration_for(manifest: Manifest, product: str = "") -> dict[str, Any]:
             "%s has no threshold of its own: too few good parts were calibrated; the common one holds", product
         )
     return calibration | own.get(product, {})
+
+
+def check_tiles(settings: StationSettings, calibration: dict[str, Any]) -> None:
+    """The worst of many tiles is a higher score than a whole picture's: the threshold must come from the same."""
+    if not calibration or settings.policy.threshold is not None:
+        return
+    calibrated = calibration.get("tiles") or []
+    if calibrated != settings.frame.tiling():
+        what = "whole pictures" if not calibrated else f"tiles of {calibrated[0]} x {calibrated[1]}"
+        log.warning(
+            "the threshold was calibrated on %s, which is not how this station cuts its pictures: the false-alarm "
+            "rate is not kept; run `edgead calibrate ARTIFACT --normals DIR --settings` with this run's settings",
+            what,
+        )

@@ -21,12 +21,13 @@ from edge_ad.runtime.geometry import FrameFixer, cut, joined
 from edge_ad.runtime.job import Job, Part
 from edge_ad.runtime.policy import Judgement, Policy, Votes
 from edge_ad.runtime.presence import Motion, Presence, small_gray
-from edge_ad.runtime.products import calibration_for
+from edge_ad.runtime.products import calibration_for, check_tiles
 from edge_ad.runtime.settings import StationSettings
 from edge_ad.runtime.sinks import SinkHub
 from edge_ad.runtime.sources import Picture, open_source
 from edge_ad.runtime.stats import StageTimes
 from edge_ad.runtime.triggers import Listener, Signals, open_listener
+from edge_ad.runtime.turn import Turn
 from edge_ad.runtime.verdict import Decision, Verdict, new_id
 
 MAX_FAILURES = 5  # inferences that fail one after the other before the run gives up
@@ -49,7 +50,7 @@ class Station:
         keep_trying: bool = False,
     ) -> None:
         self.settings, self.engine, self.hub = settings, engine, hub
-        _check_tiles(settings, calibration_for(engine.loaded.artifact.manifest, settings.product))
+        check_tiles(settings, calibration_for(engine.loaded.artifact.manifest, settings.product))
         engine.checks.append(lambda artifact: calibration_for(artifact.manifest, settings.product))
         source = open_source(settings.source)
         self.name = settings.name or source.name
@@ -71,6 +72,7 @@ class Station:
         self._presence = Presence(settings.presence)
         self._motion = Motion(settings.trigger.settle, settings.presence.level, settings.presence.share)
         self._looks = settings.presence.kind != "off" or settings.trigger.kind == "motion"
+        self._turn = Turn() if keep == "newest" and not looks_ahead else None
         self._to_infer: queue.Queue[Job | None] = queue.Queue(settings.source.queue if signals else 1)
         self._to_judge: queue.Queue[Job | None] = queue.Queue(2)
         self._due: deque[Job] = deque()
@@ -138,17 +140,22 @@ class Station:
         wait_s = 0.02 if self.signals else 0.5
         try:
             while self.failure is None:
+                if self._turn and not self._turn.take(wait_s):
+                    continue
                 try:
                     item = self.capture.get(wait_s)
                 except Ended:
                     break
                 if self.signals:
                     self._answer_missed_signals(self.signals)
+                before = self.inspected
                 if isinstance(item, Fault):
                     self._fault(item)
                 elif item is not None and not self._picture(item):
                     self.capture.stop()
                     break
+                if self._turn and self.inspected == before:  # nothing goes to the engine
+                    self._turn.give()
             if self.capture.failure is not None:
                 raise self.capture.failure
         finally:
@@ -178,6 +185,9 @@ class Station:
         except Exception as error:
             job.error = f"the frame could not be prepared: {error}"
         job.mark("prepare")
+        job.turn = True
+        if self._turn:
+            self._turn.prepared(job.marks[-1][1] - job.marks[-2][1])
         self._put(job)
         return True
 
@@ -257,8 +267,16 @@ class Station:
                     continue
                 if job is None:
                     break
+                turn = self._turn if job.turn else None
+                early = turn is not None and turn.early
+                if turn and early:
+                    turn.give()
                 if job.images is not None and not job.error and not job.part.answered:
                     self._infer(job)
+                    if turn:
+                        turn.inferred(job.marks[-1][1] - job.marks[-2][1])
+                if turn and not early:
+                    turn.give()
                 self._pass_on(job)
         finally:
             self._pass_on(None)
@@ -373,20 +391,6 @@ class Station:
             job.pixel_scores.setflags(write=False)
         wait_s = 0.0 if self.capture.source.live else 10.0
         self.hub.submit(verdict, job.shown, job.pixel_scores, wait_s=wait_s)
-
-
-def _check_tiles(settings: StationSettings, calibration: dict[str, Any]) -> None:
-    """The worst of many tiles is a higher score than a whole picture's: the threshold must come from the same."""
-    if not calibration or settings.policy.threshold is not None:
-        return
-    calibrated = calibration.get("tiles") or []
-    if calibrated != settings.frame.tiling():
-        what = "whole pictures" if not calibrated else f"tiles of {calibrated[0]} x {calibrated[1]}"
-        log.warning(
-            "the threshold was calibrated on %s, which is not how this station cuts its pictures: the false-alarm "
-            "rate is not kept; run `edgead calibrate ARTIFACT --normals DIR --settings` with this run's settings",
-            what,
-        )
 
 
 def _evidence(outputs: Outputs) -> str:
