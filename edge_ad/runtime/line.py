@@ -56,7 +56,7 @@ class Observer:
     """A sink that keeps the newest pictures for the page and watches accepted parts for drift."""
 
     delivery: Delivery = "now"
-    name = "observer"
+    name = "live view"
 
     def __init__(
         self,

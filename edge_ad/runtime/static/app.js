@@ -6,7 +6,7 @@ import * as review from "./review.js";
 
 const WORDS = { OK: ["✓", "OK"], NG: ["✕", "NG"], UNSURE: ["?", "UNSURE"], ERROR: ["!", "ERROR"], WAIT: ["", "WAIT"] };
 const COLOURS = { OK: "#1fbf75", NG: "#ff4d3d", UNSURE: "#ffc53d" };
-let view = "live", state = null, ticks = [], seen = -1, misses = 0, heat = true, camera = null;
+let view = "live", state = null, ticks = [], seen = -1, misses = 0, heat = true, camera = null, later = 0;
 
 function show(name) {
   view = name;
@@ -101,6 +101,10 @@ async function strip() {
   byId("strip").replaceChildren(
     ...(rejects.length ? rejects.map(thumbnail) : [element("li", { class: "none" }, "No rejects yet")]),
   );
+  // A picture is written after its verdict: look again until it is there, or never will be.
+  const now = state?.verdict?.time ?? 0;
+  clearTimeout(later);
+  if (rejects.some((one) => !one.pictures.length && now - one.time < 30)) later = setTimeout(() => strip().catch(() => {}), 1000);
 }
 
 function thumbnail(one) {

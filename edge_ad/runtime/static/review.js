@@ -14,12 +14,14 @@ export async function refresh() {
   busy = true;
   try {
     const fresh = (await get(`api/verdicts?limit=200&filter=${filter}`)).verdicts;
-    const same = fresh.length === parts.length && fresh.every((one, i) => one.id === parts[i].id && one.label === parts[i].label);
+    const same = fresh.length === parts.length && fresh.every((one, i) => one.id === parts[i].id && one.label === parts[i].label && one.pictures.length === parts[i].pictures.length);
     // The part being looked at stays in the list when it has just been labelled: stepping on is the engineer's move.
     const kept = chosen && !fresh.some((one) => one.id === chosen.id) ? parts.find((one) => one.id === chosen.id) : null;
     if (!same) {
       parts = kept ? [...fresh, kept].sort((a, b) => b.seq - a.seq) : fresh;
       list();
+      const newer = parts.find((one) => one.id === chosen?.id);
+      if (newer && newer.pictures.length !== chosen.pictures.length) { chosen = newer; detail(); }
     }
     if (!chosen && parts.length) select(parts[0].id);
   } finally { busy = false; }

@@ -98,6 +98,24 @@ def test_the_keyboard_steps_and_labels(browser, served):
     assert "scale(1.5)" in browser.execute_script("return document.getElementById('zoomed').style.transform")
 
 
+def test_a_picture_that_is_written_late_appears(browser, served):
+    line, page = served
+    screen(browser, 1440, 810)
+    browser.get(page.address)
+    until(browser, "document.querySelectorAll('#strip img').length === 6")
+    late = page_line.verdict("NG", 0.9, number=7000)
+    line.store.add(late)  # as the store has it, before the picture's file is there
+    until(browser, "document.querySelectorAll('#strip img').length === 5")
+    press(browser, "2")
+    until(browser, f"document.getElementById('part-{late.id}')")
+    browser.execute_script(f"document.getElementById('part-{late.id}').click()")
+    until(browser, "!document.getElementById('no-zoom').hidden")
+    line.files[late.id] = next(iter(line.files.values()))
+    until(browser, "document.getElementById('no-zoom').hidden")
+    press(browser, "1")
+    until(browser, "document.querySelectorAll('#strip img').length === 6")
+
+
 def test_a_lost_camera_and_a_dead_inspector_are_plain_to_see(browser, served, tmp_path):
     line = page_line.Line(tmp_path, parts=20, newest="OK")
     page = OperatorPage(line.view, PageConfig(port=0))
