@@ -72,7 +72,9 @@ def measure(
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="edgead-bench-") as out, contextlib.ExitStack() as cleanup:
         address = source or str(_pictures(Path(out), size))
-        station = StationSettings(name="bench", source=SourceSettings(address=address, repeat=True, frozen_s=0))
+        keep: Any = "newest" if fps and not source else "auto"  # pictures at a steady rate are a camera's
+        camera = SourceSettings(address=address, repeat=True, frozen_s=0, policy=keep)
+        station = StationSettings(name="bench", source=camera)
         inspector = Inspector(
             RunSettings(artifact=artifact, out=out, station=(station,), engine=engine), frames=frames
         )

@@ -29,7 +29,8 @@ class Loaded:
         self.digest = artifact.digest()[:16]
         self.calibration: dict[str, Any] = artifact.manifest.calibration or {}
         self._how = artifact.manifest.preprocessing
-        self._lock = threading.Lock()
+        self._running = threading.Lock()  # held through an inference
+        self._lock = threading.Lock()  # of the counter only: the next part is taken while the engine works
         self._users = 0
         self._retired = False
 
@@ -39,7 +40,7 @@ class Loaded:
 
     def infer(self, images: npt.NDArray[np.float32]) -> Outputs:
         """One call of the graph; stations take turns."""
-        with self._lock:
+        with self._running:
             return self.runner(images)
 
     def take(self) -> None:

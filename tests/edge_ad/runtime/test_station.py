@@ -2,6 +2,7 @@
 
 import time
 
+import numpy as np
 import pytest
 
 from edge_ad.runtime.inspector import Inspector
@@ -21,6 +22,41 @@ def test_the_turn_is_given_early_only_where_preparing_takes_long():
     for _ in range(50):
         turn.inferred(2 * SLOW * 1000)
     assert not turn.early
+
+
+def test_the_next_part_is_taken_while_the_engine_works(line_artifact):
+    """Taking and releasing a version wait for no inference: otherwise nothing overlaps."""
+    import threading
+
+    from edge_ad.runtime.engine import Engine
+    from edge_ad.runtime.settings import EngineSettings
+
+    engine = Engine(line_artifact.path, EngineSettings(threads=1))
+    begun, done, runner = threading.Event(), threading.Event(), engine.loaded.runner
+
+    class Held:
+        image_size = runner.image_size
+
+        def __call__(self, images):
+            begun.set()
+            assert done.wait(20)
+            return runner(images)
+
+        def close(self):
+            runner.close()
+
+    engine.loaded.runner = Held()
+    thread = threading.Thread(target=engine.loaded.infer, args=(np.zeros((1, 3, *runner.image_size), np.float32),))
+    thread.start()
+    assert begun.wait(20)
+    other = threading.Thread(target=lambda: engine.current().release(), daemon=True)
+    other.start()
+    other.join(10)
+    taken = not other.is_alive()
+    done.set()
+    thread.join(20)
+    assert taken
+    engine.close()
 
 
 @pytest.mark.parametrize("slow", [True, False])
