@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-FLOATS = ("float16", "bfloat16", "float32", "float64")
+FLOATS = ("float16", "bfloat16", "float32", "float64")  # of tensors
+SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+_ARRAY_FLOATS = frozenset(map(np.dtype, ("float16", "float32", "float64")))
 
 
 def describe(value: Any) -> str:
@@ -60,7 +62,7 @@ def scores(value: Any) -> None:
 
 def score_image(value: Any, threshold: float) -> None:
     """Scores [H,W] in NumPy, and a threshold that can be compared with."""
-    if not isinstance(value, np.ndarray) or _dtype(value) not in FLOATS or value.ndim != 2:
+    if not isinstance(value, np.ndarray) or value.dtype not in _ARRAY_FLOATS or value.ndim != 2:
         raise ValueError(f"pixel_scores: expected a NumPy array [H,W] of floats, received {describe(value)}")
     if math.isnan(threshold):
         raise ValueError(f"threshold: expected a number, received {threshold}")
@@ -80,8 +82,8 @@ def frame(value: Any, mean: Sequence[float], std: Sequence[float], channels: str
 
 def floats(name: str, value: Any) -> None:
     """A NumPy array or a torch tensor of floating-point numbers."""
-    if not (isinstance(value, np.ndarray) or hasattr(value, "is_cuda")) or _dtype(value) not in FLOATS:
-        expected = "a NumPy array or torch tensor of float16, bfloat16, float32 or float64"
+    if not (value.dtype in _ARRAY_FLOATS if isinstance(value, np.ndarray) else _is_float_tensor(value)):
+        expected = "a NumPy array of float16, float32 or float64, or a torch tensor of these or of bfloat16"
         raise ValueError(f"{name}: expected {expected}, received {describe(value)}")
 
 
@@ -110,10 +112,10 @@ def at_least_one(name: str, value: int) -> int:
     return number
 
 
-def positive(name: str, value: float) -> float:
-    """A finite number above 0."""
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name}: expected a finite number above 0, received {value}")
+def length(name: str, value: float) -> float:
+    """A number above 0 that float32 holds in full."""
+    if not SMALLEST <= value <= LARGEST:
+        raise ValueError(f"{name}: expected a number from {SMALLEST:.1e} to {LARGEST:.1e}, received {value}")
     return float(value)
 
 
@@ -133,6 +135,10 @@ def _like(first: Any, other: Any) -> bool:
     if isinstance(first, np.ndarray) or isinstance(other, np.ndarray):
         return isinstance(first, np.ndarray) and isinstance(other, np.ndarray) and first.dtype == other.dtype
     return bool(first.dtype == other.dtype and first.device == other.device)
+
+
+def _is_float_tensor(value: Any) -> bool:
+    return hasattr(value, "is_cuda") and _dtype(value) in FLOATS
 
 
 def _dtype(value: Any) -> str:

@@ -89,7 +89,8 @@ def _floats(array: Array) -> NDArray[np.float32]:
 
 def _pair(teacher: Array, student: Array) -> tuple[NDArray[np.float32], NDArray[np.float32], bool]:
     """Both as they lie in memory, and whether their channels come last there."""
-    last = [np.moveaxis(array, 1, -1) for array in (teacher, student)]
-    if all(array.flags.c_contiguous for array in last) and not teacher.flags.c_contiguous:
-        return _floats(last[0]), _floats(last[1]), True
+    if not (teacher.flags.c_contiguous and student.flags.c_contiguous):
+        last = [array.transpose(0, 2, 3, 1) for array in (teacher, student)]
+        if all(array.flags.c_contiguous for array in last):
+            return _floats(last[0]), _floats(last[1]), True
     return _floats(teacher), _floats(student), False

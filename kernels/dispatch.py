@@ -35,25 +35,27 @@ def cosine_map(teacher_features: Any, student_features: Any, *, channels_last: b
 
     A = |t̂ - ŝ|² / 2 = 1 - <t̂, ŝ> with v̂ = v / max(|v|, eps) (equations 4 and 5 of arXiv 2604.19240). A zero
     vector is 0.5 from every unit vector and 0 from another zero vector; NaN or Inf in a feature gives NaN at its
-    position. float32 for half-precision features; differentiable in both arguments for tensors.
+    position; vectors of any other length are told apart, however long or short. float32 for half-precision
+    features; differentiable in both arguments for tensors.
 
     teacher_features, student_features: [B,C,h,w], or [B,h,w,C] with `channels_last`; any strides.
-    Raises ValueError for other shapes, types or devices, and for no channels.
+    eps: from 1.2e-38 to 3.4e38. Raises ValueError for other shapes, types or devices, and for no channels.
     """
     checks.pair(teacher_features, student_features, 3 if channels_last else 1)
     ops = _backend(teacher_features)
     return ops.cosine_map(
-        teacher_features, student_features, channels_last=channels_last, eps=checks.positive("eps", eps)
+        teacher_features, student_features, channels_last=channels_last, eps=checks.length("eps", eps)
     )
 
 
 def head_input(teacher_features: Any, student_features: Any, *, eps: float = EPS) -> Any:
     """C · t̂ · ŝ [B,C,h,w], element by element: about 1 where the two agree. Differentiable for tensors.
 
+    NaN or Inf in a feature gives NaN in every channel of its position.
     teacher_features, student_features: [B,C,h,w]. Raises ValueError as `cosine_map` does.
     """
     checks.pair(teacher_features, student_features, 1)
-    return _backend(teacher_features).head_input(teacher_features, student_features, eps=checks.positive("eps", eps))
+    return _backend(teacher_features).head_input(teacher_features, student_features, eps=checks.length("eps", eps))
 
 
 def upsample(maps: Any, size: tuple[int, int]) -> Any:
@@ -112,7 +114,7 @@ def fused_score(
         sigma=float(sigma),
         k=checks.top(k, size[0] * size[1]),
         return_pixel_scores=bool(return_pixel_scores),
-        eps=checks.positive("eps", eps),
+        eps=checks.length("eps", eps),
     )
     return cast(FusedScore, result)
 

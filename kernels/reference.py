@@ -35,9 +35,16 @@ class Defect(NamedTuple):
 
 
 def normalized(features: Array, *, axis: int = 1, eps: float = 1e-6) -> Array:
-    """Features over their length along `axis`: v / max(|v|, eps), so that a zero vector stays zero."""
-    norm = np.sqrt(np.sum(features * features, axis=axis, keepdims=True))
-    return np.asarray(features / np.maximum(norm, features.dtype.type(eps)))
+    """Features over their length along `axis`: v / max(|v|, eps), so that a zero vector stays zero.
+
+    Taken over the largest entry first, so that no square overflows or vanishes: any finite vector has a length.
+    NaN or Inf in a vector gives NaN for all of it.
+    """
+    scale = np.maximum(np.max(np.abs(features), axis=axis, keepdims=True), features.dtype.type(eps))
+    with np.errstate(invalid="ignore"):  # Inf / Inf
+        scaled = features / scale
+    norm = np.sqrt(np.sum(scaled * scaled, axis=axis, keepdims=True))
+    return np.asarray(scaled / np.maximum(norm, features.dtype.type(eps) / scale))
 
 
 def cosine_map(teacher_features: Array, student_features: Array, *, channels_last: bool, eps: float) -> Array:

@@ -17,10 +17,14 @@ from edge_ad.kernels.reference import FusedScore, gaussian
 def normalized(features: torch.Tensor, *, dim: int = 1, eps: float = 1e-6) -> torch.Tensor:
     """Features over their length along `dim`: v / max(|v|, eps); the gradient at a zero vector is finite.
 
-    Not torch.linalg.vector_norm, which takes many times as long along the channels of a CPU tensor.
+    Taken over the largest entry first, as edge_ad.kernels.reference does; the result doesn't depend on that scale, so
+    no gradient goes through it. Not torch.linalg.vector_norm, which takes many times as long along the channels of a
+    CPU tensor.
     """
     features = _floating(features)
-    return features / (features * features).sum(dim, keepdim=True).clamp_min(eps * eps).sqrt()
+    scale = features.detach().abs().amax(dim, keepdim=True).clamp_min(eps)
+    scaled = features / scale
+    return scaled / torch.maximum((scaled * scaled).sum(dim, keepdim=True), (eps / scale) ** 2).sqrt()
 
 
 def cosine_map(

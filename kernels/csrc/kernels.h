@@ -38,8 +38,8 @@ struct Layer {  // one pair of feature maps [batch, channels, height, width], or
     Index channels, height, width;
     bool channels_last;
 };
-void cosine_map(const Layer& layer, Index batch, float eps, float* map);
-void head_input(const float* teacher, const float* student, Index batch, Index channels, Index pixels, float eps,
+void cosine_map(const Layer& layer, Index batch, double eps, float* map);
+void head_input(const float* teacher, const float* student, Index batch, Index channels, Index pixels, double eps,
                 float* product);
 
 // score.cpp
@@ -50,7 +50,7 @@ struct Score {
     std::vector<double> weights;   // one for each layer
     std::vector<float> gaussian;   // odd number of weights, or none
     Index k;
-    float eps;
+    double eps;
 };
 void upsample(const float* maps, Index batch, Index height, Index width, Index out_height, Index out_width, float* out);
 // pixel_scores [batch, height, width] may be null; image_score [batch].

@@ -1,57 +1,97 @@
 // Difference maps and head inputs: norms, products and differences in one pass over the features.
+//
+// Sums of squares in float32 overflow or lose their digits for features beyond about 1e18 or below 1e-15. Positions
+// whose sums tell so are computed once more in double, where the square of any float fits: see `redo_*`.
 #include "kernels.h"
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace edge_ad {
 namespace {
 
-constexpr Index kTile = 256;  // positions summed together: their sums stay in the first-level cache
-constexpr Index kLanes = 16;
+constexpr Index kLanes = 16;        // positions (or channels, where they come last) summed side by side
+constexpr Index kTile = 1024;       // positions summed before the next channels: their sums stay in the L1 cache
+constexpr Index kTogether = 8;      // channels read at a time: more are more rows than a prefetcher follows
+constexpr float kLarge = 1e37f;     // sums above may overflow on their way to the map
+constexpr float kSmall = 1e-30f;    // sums below have lost digits
+constexpr double kSmallEps = 1e-14;  // ... which matters only where eps is shorter than such a vector
 
-struct Sums {
-    alignas(64) float tt[kTile], ss[kTile], dd[kTile], ts[kTile];
+// Four sums of each of 16 positions, next to each other: far apart they would compete for the same lines of the cache
+// as the rows, which often lie a power of two apart.
+struct alignas(64) Sums {
+    float tt[kLanes], ss[kLanes], dd[kLanes], ts[kLanes];
+};
+using Tile = Sums[kTile / kLanes + 1];
+
+// `count` positions cut into blocks of `lanes`, from a line of the cache on where that is possible: rows a power of two
+// apart drive each other out of the cache before the next block could read the rest of a line. The first and the last
+// block overlap their neighbours where the ends need it; a position summed twice gets the same result twice.
+struct Blocks {
+    Index count, lanes, shift, number;
+
+    Blocks(const float* row, Index positions) : count(positions), lanes(std::min(kLanes, positions)) {
+        shift = -static_cast<Index>(reinterpret_cast<std::uintptr_t>(row) / sizeof(float) % kLanes);
+        if (count <= kLanes) shift = 0;
+        number = (count - shift + kLanes - 1) / kLanes;
+    }
+    Index start(Index block) const { return std::clamp<Index>(block * kLanes + shift, 0, count - lanes); }
 };
 
-// Adds four channels of `count` positions; `stride` floats lie between channels.
-EDGE_AD_CLONES
-void add_channels4(const float* t, const float* s, Index stride, Index count, Sums& sums) {
-    for (Index i = 0; i < count; ++i) {
-        float tt = sums.tt[i], ss = sums.ss[i], dd = sums.dd[i], ts = sums.ts[i];
-        const float t0 = t[i], t1 = t[i + stride], t2 = t[i + 2 * stride], t3 = t[i + 3 * stride];
-        const float s0 = s[i], s1 = s[i + stride], s2 = s[i + 2 * stride], s3 = s[i + 3 * stride];
-        const float d0 = t0 - s0, d1 = t1 - s1, d2 = t2 - s2, d3 = t3 - s3;
-        tt += t0 * t0 + t1 * t1 + (t2 * t2 + t3 * t3);
-        ss += s0 * s0 + s1 * s1 + (s2 * s2 + s3 * s3);
-        dd += d0 * d0 + d1 * d1 + (d2 * d2 + d3 * d3);
-        ts += t0 * s0 + t1 * s1 + (t2 * s2 + t3 * s3);
-        sums.tt[i] = tt, sums.ss[i] = ss, sums.dd[i] = dd, sums.ts[i] = ts;
+// Adds `channels` channels, `stride` floats apart, of `lanes` positions. Inlined where both are constants.
+__attribute__((always_inline)) inline void add_block(const float* __restrict t, const float* __restrict s, Index stride,
+                                                     Index channels, Index lanes, Sums& __restrict sums) {
+    for (Index j = 0; j < lanes; ++j) {
+        float tt = sums.tt[j], ss = sums.ss[j], dd = sums.dd[j], ts = sums.ts[j];
+        float tt2 = 0, ss2 = 0, dd2 = 0, ts2 = 0;  // two chains of additions, so that neither waits for the other
+#pragma GCC unroll 8
+        for (Index c = 0; c + 2 <= channels; c += 2) {
+            const float a = t[j + c * stride], b = s[j + c * stride], d = a - b;
+            const float a2 = t[j + (c + 1) * stride], b2 = s[j + (c + 1) * stride], d2 = a2 - b2;
+            tt += a * a, ss += b * b, dd += d * d, ts += a * b;
+            tt2 += a2 * a2, ss2 += b2 * b2, dd2 += d2 * d2, ts2 += a2 * b2;
+        }
+        if (channels % 2 == 1) {
+            const float a = t[j + (channels - 1) * stride], b = s[j + (channels - 1) * stride], d = a - b;
+            tt += a * a, ss += b * b, dd += d * d, ts += a * b;
+        }
+        sums.tt[j] = tt + tt2, sums.ss[j] = ss + ss2, sums.dd[j] = dd + dd2, sums.ts[j] = ts + ts2;
     }
 }
 
-EDGE_AD_CLONES
-void add_channel(const float* t, const float* s, Index count, Sums& sums) {
-    for (Index i = 0; i < count; ++i) {
-        const float d = t[i] - s[i];
-        sums.tt[i] += t[i] * t[i];
-        sums.ss[i] += s[i] * s[i];
-        sums.dd[i] += d * d;
-        sums.ts[i] += t[i] * s[i];
-    }
+// ... and of every block. Inlined into the two that follow, each with its number of channels.
+__attribute__((always_inline)) inline void add_blocks(const float* t, const float* s, Index stride, Index channels,
+                                                      const Blocks& blocks, Sums* sums) {
+    if (blocks.lanes < kLanes) return add_block(t, s, stride, channels, blocks.lanes, sums[0]);
+    add_block(t, s, stride, channels, kLanes, sums[0]);
+    for (Index block = 1, at = kLanes + blocks.shift; block < blocks.number - 1; ++block, at += kLanes)
+        add_block(t + at, s + at, stride, channels, kLanes, sums[block]);
+    const Index last = blocks.number - 1, at = blocks.start(last);
+    if (last > 0) add_block(t + at, s + at, stride, channels, kLanes, sums[last]);
 }
 
-void add_all(const float* t, const float* s, Index channels, Index stride, Index count, Sums& sums) {
-    std::fill_n(sums.tt, count, 0.f), std::fill_n(sums.ss, count, 0.f);
-    std::fill_n(sums.dd, count, 0.f), std::fill_n(sums.ts, count, 0.f);
+EDGE_AD_CLONES
+void add_channels8(const float* t, const float* s, Index stride, const Blocks& blocks, Sums* sums) {
+    add_blocks(t, s, stride, kTogether, blocks, sums);
+}
+
+EDGE_AD_CLONES
+void add_channel(const float* t, const float* s, const Blocks& blocks, Sums* sums) {
+    add_blocks(t, s, 0, 1, blocks, sums);
+}
+
+void add_all(const float* t, const float* s, Index channels, Index stride, const Blocks& blocks, Sums* sums) {
+    std::fill_n(sums, blocks.number, Sums{});
     Index c = 0;
-    for (; c + 4 <= channels; c += 4) add_channels4(t + c * stride, s + c * stride, stride, count, sums);
-    for (; c < channels; ++c) add_channel(t + c * stride, s + c * stride, count, sums);
+    for (; c + kTogether <= channels; c += kTogether)
+        add_channels8(t + c * stride, s + c * stride, stride, blocks, sums);
+    for (; c < channels; ++c) add_channel(t + c * stride, s + c * stride, blocks, sums);
 }
 
 // The same sums where one position's channels lie together.
 EDGE_AD_CLONES
-void add_position(const float* t, const float* s, Index channels, Sums& sums, Index i) {
+void add_position(const float* t, const float* s, Index channels, Sums& sums, Index lane) {
     float tt[kLanes] = {}, ss[kLanes] = {}, dd[kLanes] = {}, ts[kLanes] = {};
     Index c = 0;
     for (; c + kLanes <= channels; c += kLanes)
@@ -64,71 +104,143 @@ void add_position(const float* t, const float* s, Index channels, Sums& sums, In
         tt[j] += a * a, ss[j] += b * b, dd[j] += d * d, ts[j] += a * b;
     }
     for (Index half = kLanes / 2; half > 0; half /= 2)
-        for (Index j = 0; j < half; ++j) tt[j] += tt[j + half], ss[j] += ss[j + half], dd[j] += dd[j + half], ts[j] += ts[j + half];
-    sums.tt[i] = tt[0], sums.ss[i] = ss[0], sums.dd[i] = dd[0], sums.ts[i] = ts[0];
+        for (Index j = 0; j < half; ++j) {
+            tt[j] += tt[j + half], ss[j] += ss[j + half];
+            dd[j] += dd[j + half], ts[j] += ts[j + half];
+        }
+    sums.tt[lane] = tt[0], sums.ss[lane] = ss[0], sums.dd[lane] = dd[0], sums.ts[lane] = ts[0];
+}
+
+// Whether a sum of squares can't be used. `small` is 0 where short vectors don't matter. True for NaN.
+bool is_odd(float sum, float small) { return !(sum <= kLarge) | (sum < small); }
+float small_for(double eps) { return eps < kSmallEps ? kSmall : 0.f; }
+
+EDGE_AD_CLONES
+int any_odd(const Sums& sums, Index lanes, float small) {
+    int odd = 0;
+    for (Index j = 0; j < lanes; ++j) odd |= is_odd(sums.tt[j], small) | is_odd(sums.ss[j], small);
+    return odd;
 }
 
 // |t̂ - ŝ|² / 2 from the sums. Between vectors of like length, |t - s|² - (|t| - |s|)² keeps the digits that
 // 1 - cos would cancel; elsewhere the plain form is as good. Comparisons are turned so that NaN passes through.
 EDGE_AD_CLONES
-void finish(const Sums& sums, Index count, float eps, float* map) {
-    for (Index i = 0; i < count; ++i) {
-        const float tt = sums.tt[i], ss = sums.ss[i];
-        const float t = std::sqrt(tt), s = std::sqrt(ss);
+void finish(const Sums& sums, Index lanes, float eps, float* map) {
+    for (Index j = 0; j < lanes; ++j) {
+        const float t = std::sqrt(sums.tt[j]), s = std::sqrt(sums.ss[j]);
         const float nt = t < eps ? eps : t, ns = s < eps ? eps : s;
-        const float gap = nt - ns, both = nt * ns;
-        const float near = (sums.dd[i] - gap * gap) / (2.f * both);
-        const float plain = 0.5f * (tt / (nt * nt) + ss / (ns * ns)) - sums.ts[i] / both;
+        const float a = t / nt, b = s / ns, gap = nt - ns;
+        const float near = (sums.dd[j] - gap * gap) / (2.f * nt * ns);
+        const float plain = 0.5f * (a * a + b * b) - sums.ts[j] / nt / ns;
         const bool alike = (t >= eps) & (s >= eps) & (t <= 2.f * s) & (s <= 2.f * t);
         const float value = alike ? near : plain;
-        map[i] = value < 0.f ? 0.f : value;
+        map[j] = value < 0.f ? 0.f : value;
+    }
+}
+
+// One position of any length, in double; channels lie `stride` floats apart.
+struct Exact {
+    double nt, ns, map;
+
+    Exact(const float* t, const float* s, Index channels, Index stride, double eps) {
+        double tt = 0, ss = 0, ts = 0;
+        for (Index c = 0; c < channels; ++c) {
+            const double a = t[c * stride], b = s[c * stride];
+            tt += a * a, ss += b * b, ts += a * b;
+        }
+        const double length_t = std::sqrt(tt), length_s = std::sqrt(ss);
+        nt = length_t < eps ? eps : length_t, ns = length_s < eps ? eps : length_s;
+        const double a = length_t / nt, b = length_s / ns;  // NaN for infinite lengths
+        const double value = 0.5 * (a * a + b * b) - ts / nt / ns;
+        map = value < 0 ? 0 : value;
+    }
+};
+
+void redo_map(const float* t, const float* s, Index channels, Index stride, Index step, const Sums& sums, Index lanes,
+              double eps, float* map) {
+    for (Index j = 0; j < lanes; ++j)
+        if (is_odd(sums.tt[j], small_for(eps)) || is_odd(sums.ss[j], small_for(eps)))
+            map[j] = static_cast<float>(Exact(t + j * step, s + j * step, channels, stride, eps).map);
+}
+
+void redo_products(const float* t, const float* s, Index channels, Index stride, const Sums& sums, Index lanes,
+                   double eps, float* product) {
+    for (Index j = 0; j < lanes; ++j) {
+        if (!is_odd(sums.tt[j], small_for(eps)) && !is_odd(sums.ss[j], small_for(eps))) continue;
+        const Exact exact(t + j, s + j, channels, stride, eps);
+        const bool bad = !(exact.nt <= std::numeric_limits<double>::max() && exact.ns <= std::numeric_limits<double>::max());
+        for (Index c = 0; c < channels; ++c) {
+            const double a = t[j + c * stride] / exact.nt, b = s[j + c * stride] / exact.ns;
+            product[j + c * stride] =
+                bad ? std::numeric_limits<float>::quiet_NaN() : static_cast<float>(static_cast<double>(channels) * a * b);
+        }
     }
 }
 
 EDGE_AD_CLONES
-void write_products(const float* t, const float* s, const float* scale, Index count, float* out) {
-    for (Index i = 0; i < count; ++i) out[i] = t[i] * s[i] * scale[i];
+void scales_of(const Sums& sums, Index lanes, float eps, float channels, float* of_t, float* of_s) {
+    for (Index j = 0; j < lanes; ++j) {
+        const float t = std::sqrt(sums.tt[j]), s = std::sqrt(sums.ss[j]);
+        of_t[j] = channels / (t < eps ? eps : t), of_s[j] = 1.f / (s < eps ? eps : s);
+    }
+}
+
+EDGE_AD_CLONES
+void write_products(const float* t, const float* s, const float* of_t, const float* of_s, Index count, float* out) {
+    for (Index i = 0; i < count; ++i) out[i] = (t[i] * of_t[i]) * (s[i] * of_s[i]);
 }
 
 }  // namespace
 
-void cosine_map(const Layer& layer, Index batch, float eps, float* map) {
+void cosine_map(const Layer& layer, Index batch, double eps, float* map) {
     const Index pixels = layer.height * layer.width, tiles = (pixels + kTile - 1) / kTile;
+    const Index step = layer.channels_last ? layer.channels : 1, stride = layer.channels_last ? 1 : pixels;
     const double work = 2.0 * static_cast<double>(batch * layer.channels * pixels);
     parallel(batch * tiles, work, [&](Index begin, Index end) {
-        Sums sums;
+        Tile sums;
         for (Index part = begin; part < end; ++part) {
             const Index image = part / tiles, first = part % tiles * kTile, count = std::min(kTile, pixels - first);
-            const Index start = image * layer.channels * pixels + first * (layer.channels_last ? layer.channels : 1);
+            const Index start = image * layer.channels * pixels + first * step;
             const float *t = layer.teacher + start, *s = layer.student + start;
-            if (layer.channels_last)
-                for (Index i = 0; i < count; ++i)
-                    add_position(t + i * layer.channels, s + i * layer.channels, layer.channels, sums, i);
-            else
-                add_all(t, s, layer.channels, pixels, count, sums);
-            finish(sums, count, eps, map + image * pixels + first);
+            float* out = map + image * pixels + first;
+            const Blocks blocks(t, count);
+            if (!layer.channels_last) add_all(t, s, layer.channels, stride, blocks, sums);
+            for (Index block = 0; block < blocks.number; ++block) {
+                const Index at = blocks.start(block);
+                if (layer.channels_last)
+                    for (Index j = 0; j < blocks.lanes; ++j)
+                        add_position(t + (at + j) * step, s + (at + j) * step, layer.channels, sums[block], j);
+                finish(sums[block], blocks.lanes, static_cast<float>(eps), out + at);
+                if (any_odd(sums[block], blocks.lanes, small_for(eps)))
+                    redo_map(t + at * step, s + at * step, layer.channels, stride, step, sums[block], blocks.lanes, eps,
+                             out + at);
+            }
         }
     });
 }
 
-void head_input(const float* teacher, const float* student, Index batch, Index channels, Index pixels, float eps,
+void head_input(const float* teacher, const float* student, Index batch, Index channels, Index pixels, double eps,
                 float* product) {
     const Index tiles = (pixels + kTile - 1) / kTile;
     const double work = 3.0 * static_cast<double>(batch * channels * pixels);
     parallel(batch * tiles, work, [&](Index begin, Index end) {
-        Sums sums;
-        alignas(64) float scale[kTile];
+        Tile sums;
+        alignas(64) float of_t[kTile], of_s[kTile];
         for (Index part = begin; part < end; ++part) {
             const Index first = part % tiles * kTile, count = std::min(kTile, pixels - first);
             const Index start = part / tiles * channels * pixels + first;
-            add_all(teacher + start, student + start, channels, pixels, count, sums);
-            for (Index i = 0; i < count; ++i) {
-                const float t = std::sqrt(sums.tt[i]), s = std::sqrt(sums.ss[i]);
-                scale[i] = static_cast<float>(channels) / ((t < eps ? eps : t) * (s < eps ? eps : s));
-            }
-            for (Index c = 0; c < channels; ++c) {
-                const Index at = start + c * pixels;
-                write_products(teacher + at, student + at, scale, count, product + at);
+            const float *t = teacher + start, *s = student + start;
+            const Blocks blocks(t, count);
+            add_all(t, s, channels, pixels, blocks, sums);
+            for (Index block = 0; block < blocks.number; ++block)
+                scales_of(sums[block], blocks.lanes, static_cast<float>(eps), static_cast<float>(channels),
+                          of_t + blocks.start(block), of_s + blocks.start(block));
+            for (Index c = 0; c < channels; ++c)
+                write_products(t + c * pixels, s + c * pixels, of_t, of_s, count, product + start + c * pixels);
+            for (Index block = 0; block < blocks.number; ++block) {
+                const Index at = blocks.start(block);
+                if (any_odd(sums[block], blocks.lanes, small_for(eps)))
+                    redo_products(t + at, s + at, channels, pixels, sums[block], blocks.lanes, eps, product + start + at);
             }
         }
     });

@@ -21,7 +21,7 @@ edge_ad::Layer as_layer(const Floats& teacher, const Floats& student, bool chann
             teacher.shape(first + 1), channels_last};
 }
 
-Floats cosine_map(const Floats& teacher, const Floats& student, bool channels_last, float eps) {
+Floats cosine_map(const Floats& teacher, const Floats& student, bool channels_last, double eps) {
     const edge_ad::Layer layer = as_layer(teacher, student, channels_last);
     Floats map({teacher.shape(0), layer.height, layer.width});
     const Index batch = teacher.shape(0);
@@ -31,7 +31,7 @@ Floats cosine_map(const Floats& teacher, const Floats& student, bool channels_la
     return map;
 }
 
-Floats head_input(const Floats& teacher, const Floats& student, float eps) {
+Floats head_input(const Floats& teacher, const Floats& student, double eps) {
     const edge_ad::Layer layer = as_layer(teacher, student, false);
     Floats product({teacher.shape(0), layer.channels, layer.height, layer.width});
     const Index batch = teacher.shape(0), pixels = layer.height * layer.width;
@@ -64,7 +64,7 @@ Floats topk_mean(const Floats& scores, Index k) {
 py::tuple fused_score(const std::vector<Floats>& teacher, const std::vector<Floats>& student,
                       const std::vector<bool>& channels_last, Index height, Index width, const std::string& combine,
                       std::vector<double> weights, std::vector<float> gaussian, Index k, bool want_pixel_scores,
-                      float eps) {
+                      double eps) {
     std::vector<edge_ad::Layer> layers;
     for (std::size_t i = 0; i < teacher.size(); ++i)
         layers.push_back(as_layer(teacher[i], student.at(i), channels_last.at(i)));

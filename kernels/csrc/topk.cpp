@@ -11,12 +11,15 @@ namespace {
 constexpr Index kBlock = 64;
 constexpr Index kSlack = 256;
 
-// Whether any score is above the bar or NaN.
+// Where the first block with a score above the bar or NaN starts, from `start` on; `count` or near it if there is none.
 EDGE_AD_CLONES
-int any_above(const float* scores, float bar) {
-    int above = 0;
-    for (Index i = 0; i < kBlock; ++i) above |= !(scores[i] <= bar);
-    return above;
+Index next_above(const float* scores, Index start, Index count, float bar) {
+    for (; start + kBlock <= count; start += kBlock) {
+        int above = 0;
+        for (Index i = 0; i < kBlock; ++i) above |= !(scores[start + i] <= bar);
+        if (above) break;
+    }
+    return start;
 }
 
 }  // namespace
@@ -26,10 +29,9 @@ TopK::TopK(Index k) : k_(k), bar_(-std::numeric_limits<float>::infinity()) {
 }
 
 void TopK::add(const float* scores, Index count) {
-    for (Index start = 0; start < count; start += kBlock) {
-        const Index size = std::min(kBlock, count - start);
-        if (size == kBlock && !any_above(scores + start, bar_)) continue;
-        for (Index i = start; i < start + size; ++i) {
+    for (Index start = next_above(scores, 0, count, bar_); start < count;
+         start = next_above(scores, start + kBlock, count, bar_)) {
+        for (Index i = start; i < std::min(start + kBlock, count); ++i) {
             if (scores[i] <= bar_) continue;
             if (scores[i] > bar_) kept_.push_back(scores[i]);
             else nan_ = true;

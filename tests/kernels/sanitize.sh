@@ -17,7 +17,8 @@ $compiler -std=c++17 -O1 -g1 $flags -DEDGE_AD_NO_CLONES -fPIC -shared -fvisibili
 libraries="$($compiler -print-file-name=libasan.so) $($compiler -print-file-name=libubsan.so) $($compiler -print-file-name=libstdc++.so)"
 # Python itself leaks at exit, so leaks are not looked for.
 ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 LD_PRELOAD=$libraries "$python" - "$build/_cpp$suffix" \
-    -q -p no:cacheprovider -p no:faulthandler "$here/test_backends.py" <<'PYTHON'
+    -q -p no:cacheprovider -p no:faulthandler -k "not torch and not gradients" "$here/test_backends.py" \
+    "$here/test_extremes.py" <<'PYTHON'
 import importlib.util
 import sys
 
