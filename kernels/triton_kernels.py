@@ -36,34 +36,102 @@ def _pair(T, S, c, p, channels, pixels, t_c, t_p, s_c, s_p):
     return t, s, mask
 
 
-@tuned
 @triton.jit
-def cosine_map_kernel(
-    T, S, MAP, channels, pixels, t_b, t_c, t_p, s_b, s_c, s_p, eps,
-    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+def _sums(
+    T, S, GRAD, p, channels, pixels, t_c, t_p, s_c, s_p, ft, fs,
+    SCALED: tl.constexpr, WEIGHTED: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """|t̂ - ŝ|² / 2 of BLOCK_P positions of one image, in one pass; see `finish` in csrc/maps.cpp for the form."""
-    image = tl.program_id(1).to(tl.int64)
-    p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+    """|t|², |s|², |t - s|² and <t, s> of BLOCK_P positions; what a caller doesn't use is not computed.
+
+    SCALED: t times ft and s times fs. WEIGHTED: every product of <t, s> times its GRAD.
+    """
     tt = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
     ss = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
     dd = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
     ts = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
     for start in range(0, channels, BLOCK_C):
         c = start + tl.arange(0, BLOCK_C)
-        t, s, _ = _pair(T + image * t_b, S + image * s_b, c, p, channels, pixels, t_c, t_p, s_c, s_p)
+        t, s, mask = _pair(T, S, c, p, channels, pixels, t_c, t_p, s_c, s_p)
+        if SCALED:
+            t, s = t * ft[None, :], s * fs[None, :]
+        product = t * s
+        if WEIGHTED:
+            product *= tl.load(GRAD + c[:, None] * pixels + p[None, :], mask=mask, other=0.0).to(tl.float32)
         tt += t * t
         ss += s * s
         dd += (t - s) * (t - s)
-        ts += t * s
-    t2, s2, d2, dot = tl.sum(tt, 0), tl.sum(ss, 0), tl.sum(dd, 0), tl.sum(ts, 0)
-    t1, s1 = tl.sqrt(t2), tl.sqrt(s2)
-    nt, ns = tl.where(t1 < eps, eps, t1), tl.where(s1 < eps, eps, s1)  # NaN stays
-    near = (d2 - (nt - ns) * (nt - ns)) / (2.0 * nt * ns)
-    plain = 0.5 * (t2 / (nt * nt) + s2 / (ns * ns)) - dot / (nt * ns)
-    alike = (t1 >= eps) & (s1 >= eps) & (t1 <= 2.0 * s1) & (s1 <= 2.0 * t1)
+        ts += product
+    return tl.sum(tt, 0), tl.sum(ss, 0), tl.sum(dd, 0), tl.sum(ts, 0)
+
+
+@triton.jit
+def _factor(square, small):
+    """Power of two that brings a vector of this squared length to where float32 holds squares; 1 for most."""
+    return tl.where(square <= 1e37, tl.where(square < small, 1.2676506e30, 1.0), 8.2718061e-25)  # 2^100, 2^-80
+
+
+@triton.jit
+def _measure(
+    T, S, GRAD, p, channels, pixels, t_c, t_p, s_c, s_p, eps,
+    WEIGHTED: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """The sums, the factors ft and fs of the vectors in them, and their lengths, at least eps, times these factors.
+
+    The factors are 1 unless squares overflow, or vanish where eps is so short that it matters: then the positions
+    are summed once more.
+    """
+    small = tl.where(eps < 1e-14, 1e-30, 0.0)
+    ones = tl.full((BLOCK_P,), 1.0, tl.float32)
+    tt, ss, dd, ts = _sums(
+        T, S, GRAD, p, channels, pixels, t_c, t_p, s_c, s_p, ones, ones, False, WEIGHTED, BLOCK_P, BLOCK_C
+    )
+    ft, fs = _factor(tt, small), _factor(ss, small)
+    if tl.max(tl.where((ft != 1.0) | (fs != 1.0), 1, 0), 0) > 0:
+        FEW: tl.constexpr = 4 if BLOCK_P >= 32 else 128 // BLOCK_P  # so that what rarely runs takes few registers
+        tt, ss, dd, ts = _sums(
+            T, S, GRAD, p, channels, pixels, t_c, t_p, s_c, s_p, ft, fs, True, WEIGHTED, BLOCK_P, FEW
+        )
+    t, s = tl.sqrt(tt), tl.sqrt(ss)
+    nt = tl.where(t < eps * ft, eps * ft, t)  # NaN stays
+    ns = tl.where(s < eps * fs, eps * fs, s)
+    return t, s, dd, ts, ft, fs, nt, ns
+
+
+@triton.jit
+def _bad(length):
+    """0, or NaN where a length is Inf: such a vector has no direction."""
+    return length * 0.0
+
+
+@triton.jit
+def _difference(
+    T, S, p, channels, pixels, t_c, t_p, s_c, s_p, eps, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr
+):
+    """|t̂ - ŝ|² / 2 of BLOCK_P positions of one image; see `finish` in csrc/maps.cpp for the form."""
+    t, s, dd, ts, ft, fs, nt, ns = _measure(
+        T, S, T, p, channels, pixels, t_c, t_p, s_c, s_p, eps, False, BLOCK_P, BLOCK_C
+    )
+    near = (dd - (nt - ns) * (nt - ns)) / (2.0 * nt * ns)
+    a, b = t / nt, s / ns
+    plain = 0.5 * (a * a + b * b) - ts / nt / ns
+    alike = (ft == fs) & (t >= eps * ft) & (s >= eps * fs) & (t <= 2.0 * s) & (s <= 2.0 * t)
     value = tl.where(alike, near, plain)
-    tl.store(MAP + image * pixels + p, tl.where(value < 0.0, 0.0, value), mask=p < pixels)
+    return tl.where(value < 0.0, 0.0, value)
+
+
+@tuned
+@triton.jit
+def cosine_map_kernel(
+    T, S, MAP, channels, pixels, t_b, t_c, t_p, s_b, s_c, s_p, eps,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """The difference map at BLOCK_P positions of one image, in one pass."""
+    image = tl.program_id(1).to(tl.int64)
+    p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+    value = _difference(
+        T + image * t_b, S + image * s_b, p, channels, pixels, t_c, t_p, s_c, s_p, eps, BLOCK_P, BLOCK_C
+    )
+    tl.store(MAP + image * pixels + p, value, mask=p < pixels)
 
 
 @tuned
@@ -75,23 +143,17 @@ def cosine_map_gradient_kernel(
     """Gradient of the map in S: grad / |s| · (<t̂, ŝ> ŝ - t̂); below eps the length is constant and <t̂, ŝ> is 1."""
     image = tl.program_id(1).to(tl.int64)
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
-    tt = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
-    ss = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
-    ts = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
+    T, S = T + image * t_b, S + image * s_b
+    _, s_length, _, ts, ft, fs, nt, ns = _measure(
+        T, S, T, p, channels, pixels, t_c, t_p, s_c, s_p, eps, False, BLOCK_P, BLOCK_C
+    )
+    cosine = tl.where(s_length < eps * fs, 1.0, ts / nt / ns)
+    t_unit, s_unit = ft / nt, fs / ns
+    grad = tl.load(GRAD + image * pixels + p, mask=p < pixels, other=0.0).to(tl.float32) * s_unit
     for start in range(0, channels, BLOCK_C):
         c = start + tl.arange(0, BLOCK_C)
-        t, s, _ = _pair(T + image * t_b, S + image * s_b, c, p, channels, pixels, t_c, t_p, s_c, s_p)
-        tt += t * t
-        ss += s * s
-        ts += t * s
-    t1, s1 = tl.sqrt(tl.sum(tt, 0)), tl.sqrt(tl.sum(ss, 0))
-    nt, ns = tl.where(t1 < eps, eps, t1), tl.where(s1 < eps, eps, s1)
-    cosine = tl.where(s1 < eps, 1.0, tl.sum(ts, 0) / (nt * ns))
-    grad = tl.load(GRAD + image * pixels + p, mask=p < pixels, other=0.0).to(tl.float32) / ns
-    for start in range(0, channels, BLOCK_C):
-        c = start + tl.arange(0, BLOCK_C)
-        t, s, mask = _pair(T + image * t_b, S + image * s_b, c, p, channels, pixels, t_c, t_p, s_c, s_p)
-        value = grad[None, :] * (s * (cosine / ns)[None, :] - t / nt[None, :])
+        t, s, mask = _pair(T, S, c, p, channels, pixels, t_c, t_p, s_c, s_p)
+        value = grad[None, :] * (s * (cosine * s_unit)[None, :] - t * t_unit[None, :])
         out = OUT + image * o_b + c[:, None] * o_c + p[None, :] * o_p
         tl.store(out, value.to(OUT.dtype.element_ty), mask=mask)
 
@@ -105,19 +167,15 @@ def head_input_kernel(
     """C · t̂ · ŝ, channels first."""
     image = tl.program_id(1).to(tl.int64)
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
-    tt = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
-    ss = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
+    T, S = T + image * t_b, S + image * s_b
+    _, _, _, _, ft, fs, nt, ns = _measure(
+        T, S, T, p, channels, pixels, t_c, t_p, s_c, s_p, eps, False, BLOCK_P, BLOCK_C
+    )
+    t_unit, s_unit = channels * ft / nt + _bad(nt), fs / ns + _bad(ns)
     for start in range(0, channels, BLOCK_C):
         c = start + tl.arange(0, BLOCK_C)
-        t, s, _ = _pair(T + image * t_b, S + image * s_b, c, p, channels, pixels, t_c, t_p, s_c, s_p)
-        tt += t * t
-        ss += s * s
-    t1, s1 = tl.sqrt(tl.sum(tt, 0)), tl.sqrt(tl.sum(ss, 0))
-    nt, ns = tl.where(t1 < eps, eps, t1), tl.where(s1 < eps, eps, s1)
-    for start in range(0, channels, BLOCK_C):
-        c = start + tl.arange(0, BLOCK_C)
-        t, s, mask = _pair(T + image * t_b, S + image * s_b, c, p, channels, pixels, t_c, t_p, s_c, s_p)
-        value = (t / nt[None, :]) * (s / ns[None, :]) * channels
+        t, s, mask = _pair(T, S, c, p, channels, pixels, t_c, t_p, s_c, s_p)
+        value = (t * t_unit[None, :]) * (s * s_unit[None, :])
         tl.store(OUT + (image * channels + c[:, None]) * pixels + p[None, :], value, mask=mask)
 
 
@@ -130,25 +188,17 @@ def head_input_gradient_kernel(
     """Gradient of C · t̂ · ŝ in S: (v - <v, ŝ> ŝ) / |s| with v = C · grad · t̂; below eps the length is constant."""
     image = tl.program_id(1).to(tl.int64)
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
-    tt = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
-    ss = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
-    gts = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
-    grads = GRAD + image * channels * pixels
+    T, S, GRAD = T + image * t_b, S + image * s_b, GRAD + image * channels * pixels
+    _, s_length, _, gts, ft, fs, nt, ns = _measure(
+        T, S, GRAD, p, channels, pixels, t_c, t_p, s_c, s_p, eps, True, BLOCK_P, BLOCK_C
+    )
+    t_unit, s_unit = ft / nt, fs / ns
+    along = tl.where(s_length < eps * fs, 0.0, gts / nt / ns) * s_unit
     for start in range(0, channels, BLOCK_C):
         c = start + tl.arange(0, BLOCK_C)
-        t, s, mask = _pair(T + image * t_b, S + image * s_b, c, p, channels, pixels, t_c, t_p, s_c, s_p)
-        g = tl.load(grads + c[:, None] * pixels + p[None, :], mask=mask, other=0.0).to(tl.float32)
-        tt += t * t
-        ss += s * s
-        gts += g * t * s
-    t1, s1 = tl.sqrt(tl.sum(tt, 0)), tl.sqrt(tl.sum(ss, 0))
-    nt, ns = tl.where(t1 < eps, eps, t1), tl.where(s1 < eps, eps, s1)
-    along = tl.where(s1 < eps, 0.0, tl.sum(gts, 0) / (nt * ns)) / ns
-    for start in range(0, channels, BLOCK_C):
-        c = start + tl.arange(0, BLOCK_C)
-        t, s, mask = _pair(T + image * t_b, S + image * s_b, c, p, channels, pixels, t_c, t_p, s_c, s_p)
-        g = tl.load(grads + c[:, None] * pixels + p[None, :], mask=mask, other=0.0).to(tl.float32)
-        value = (g * t / nt[None, :] - along[None, :] * s) * (channels / ns)[None, :]
+        t, s, mask = _pair(T, S, c, p, channels, pixels, t_c, t_p, s_c, s_p)
+        g = tl.load(GRAD + c[:, None] * pixels + p[None, :], mask=mask, other=0.0).to(tl.float32)
+        value = (g * (t * t_unit[None, :]) - along[None, :] * s) * (channels * s_unit)[None, :]
         out = OUT + image * o_b + c[:, None] * o_c + p[None, :] * o_p
         tl.store(out, value.to(OUT.dtype.element_ty), mask=mask)
 
