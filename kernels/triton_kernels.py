@@ -104,9 +104,7 @@ def _bad(length):
 
 
 @triton.jit
-def _difference(
-    T, S, p, channels, pixels, t_c, t_p, s_c, s_p, eps, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr
-):
+def _difference(T, S, p, channels, pixels, t_c, t_p, s_c, s_p, eps, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
     """|t̂ - ŝ|² / 2 of BLOCK_P positions of one image; see `finish` in csrc/maps.cpp for the form."""
     t, s, dd, ts, ft, fs, nt, ns = _measure(
         T, S, T, p, channels, pixels, t_c, t_p, s_c, s_p, eps, False, BLOCK_P, BLOCK_C
@@ -265,10 +263,8 @@ def _keys(X, i, count):
 
 
 @triton.jit
-def topk_mean_kernel(X, OUT, count, k, BLOCK: tl.constexpr):
-    """Mean of the k largest of one image: the k-th found by four histograms of eight bits, exact."""
-    image = tl.program_id(0).to(tl.int64)
-    scores = X + image * count
+def _topk_mean(scores, count, k, BLOCK: tl.constexpr):
+    """Mean of the k largest scores: the k-th found by four histograms of eight bits, exact."""
     bins = tl.arange(0, 512)  # 256 is for scores that are out already
     prefix = tl.zeros((), tl.uint32)
     want = k
@@ -296,7 +292,14 @@ def topk_mean_kernel(X, OUT, count, k, BLOCK: tl.constexpr):
         total += tl.where((key > prefix) & (i < count), x, 0.0)
     bits = tl.where((prefix >> 31) != 0, prefix & 0x7FFFFFFF, prefix ^ 0xFFFFFFFF)
     kth = bits.to(tl.float32, bitcast=True)
-    tl.store(OUT + image, (tl.sum(total, 0) + want.to(tl.float32) * kth) / k)
+    return (tl.sum(total, 0) + want.to(tl.float32) * kth) / k
+
+
+@triton.jit
+def topk_mean_kernel(X, OUT, count, k, BLOCK: tl.constexpr):
+    """Mean of the k largest of one image."""
+    image = tl.program_id(0).to(tl.int64)
+    tl.store(OUT + image, _topk_mean(X + image * count, count, k, BLOCK))
 
 
 def plain(kernel: Any) -> Any:

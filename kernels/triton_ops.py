@@ -4,12 +4,13 @@
 float32, float16 and bfloat16 features, float32 sums and results. Each shape is tuned at its first call, so call
 once before capturing a CUDA graph. The arguments arrive checked (see edge_ad.kernels.dispatch).
 
-These kernels are tested under Triton's interpreter and compiled ahead of time for sm_80 to sm_90; they have not
-been timed on a GPU.
+These kernels are tested under Triton's interpreter and compiled ahead of time for sm_80 to sm_120; they have not
+been run or timed on a GPU.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from edge_ad.kernels import torch_ops
 from edge_ad.kernels.reference import FusedScore
+from edge_ad.kernels.triton_fused import COUNTERS, fused_score_kernel
 from edge_ad.kernels.triton_kernels import (
     INTERPRETED,
     combine_kernel,
@@ -30,7 +32,8 @@ from edge_ad.kernels.triton_kernels import (
     topk_mean_kernel,
 )
 
-MAX_LAYERS = 4  # maps that one launch of combine_kernel joins
+MAX_LAYERS = 4  # that one launch joins
+ONE_LAUNCH_BYTES = 16 << 20  # of features; above, reading them takes longer than a few launches
 
 upsample = torch_ops.upsample  # torch's own kernel is one pass already
 
@@ -66,16 +69,25 @@ def fused_score(
     return_pixel_scores: bool,
     eps: float,
 ) -> FusedScore:
-    """Pixel scores and image scores: a launch for each layer's map, one to upsample and join, one for the Top-K."""
-    pairs = zip(teacher_features, student_features, strict=True)
-    maps = [torch.ops.edge_ad.cosine_map(t, s, eps) for t, s in pairs]
+    """Pixel scores and image scores, in one launch where the features are few and nothing is smoothed.
+
+    Elsewhere a launch makes each layer's map, one upsamples and joins them, and one takes the Top-K.
+    """
     if combine_by == "mean":
         weights = [weight / sum(weights) for weight in weights]
+    product = combine_by == "product"
+    few = sum(t.numel() * t.element_size() for t in teacher_features) * 2 <= ONE_LAUNCH_BYTES
+    if few and len(teacher_features) <= MAX_LAYERS and sigma == 0:
+        scores, image_score = torch.ops.edge_ad.fused_score(
+            list(teacher_features), list(student_features), list(weights), product, *size, k, eps
+        )
+        return FusedScore(scores if return_pixel_scores else None, image_score)
+    pairs = zip(teacher_features, student_features, strict=True)
+    maps = [torch.ops.edge_ad.cosine_map(t, s, eps) for t, s in pairs]
     if len(maps) <= MAX_LAYERS:
-        scores = torch.ops.edge_ad.combine(maps, list(weights), combine_by == "product", *size)
+        scores = torch.ops.edge_ad.combine(maps, list(weights), product, *size)
     else:
-        how = "product" if combine_by == "product" else "sum"
-        scores = torch_ops.combine([upsample(m, size) for m in maps], how, weights)
+        scores = torch_ops.combine([upsample(m, size) for m in maps], "product" if product else "sum", weights)
     if sigma > 0:
         scores = torch_ops.blur(scores, sigma)
     image_score = torch.ops.edge_ad.topk_mean(scores.flatten(1), k)
@@ -181,6 +193,12 @@ _cosine_map.register_autograd(_cosine_map_backward, setup_context=_keep)
 _head_input.register_autograd(_head_input_backward, setup_context=_keep)
 
 
+def _scales(sizes: Sequence[Sequence[int]], height: int, width: int) -> list[float]:
+    """Map pixels a pixel of the result, down and across, rounded as torch rounds them."""
+    down_across = [(np.float32(h) / np.float32(height), np.float32(w) / np.float32(width)) for h, w in sizes]
+    return [float(scale) for pair in down_across for scale in pair]
+
+
 @torch.library.custom_op("edge_ad::combine", mutates_args=())
 def _combine(maps: list[Tensor], weights: list[float], product: bool, height: int, width: int) -> Tensor:
     out = maps[0].new_empty((maps[0].shape[0], height, width))
@@ -188,7 +206,7 @@ def _combine(maps: list[Tensor], weights: list[float], product: bool, height: in
         return out
     count, spare = len(maps), MAX_LAYERS - len(maps)
     maps = [m.contiguous() for m in maps] + [maps[0]] * spare
-    scales = [(np.float32(m.shape[1]) / np.float32(height), np.float32(m.shape[2]) / np.float32(width)) for m in maps]
+    sizes = [m.shape[1:] for m in maps]
     block = 8192 if INTERPRETED else 512
     with torch.cuda.device_of(out):
         combine_kernel[(triton.cdiv(height * width, block), out.shape[0])](
@@ -196,8 +214,8 @@ def _combine(maps: list[Tensor], weights: list[float], product: bool, height: in
             out,
             height,
             width,
-            *(length for m in maps for length in m.shape[1:]),
-            *(float(scale) for pair in scales for scale in pair),
+            *(length for pair in sizes for length in pair),
+            *_scales(sizes, height, width),
             *weights,
             *[0.0] * spare,
             LAYERS=count,
@@ -226,3 +244,102 @@ def _topk_mean(scores: Tensor, k: int) -> Tensor:
 @_topk_mean.register_fake
 def _(scores: Tensor, k: int) -> Tensor:
     return scores.new_empty(scores.shape[0], dtype=torch.float32)
+
+
+@torch.library.custom_op("edge_ad::fused_score", mutates_args=())
+def _fused_score(
+    teacher: list[Tensor],
+    student: list[Tensor],
+    weights: list[float],
+    product: bool,
+    height: int,
+    width: int,
+    k: int,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    batch, count, spare = teacher[0].shape[0], len(teacher), MAX_LAYERS - len(teacher)
+    scores = teacher[0].new_empty((batch, height, width), dtype=torch.float32)
+    image_score = scores.new_empty(batch)
+    if batch == 0:
+        return scores, image_score
+    features = [*teacher, *student]
+    first = all(x.is_contiguous() for x in features)
+    last = not first and all(x.permute(0, 2, 3, 1).is_contiguous() for x in features)
+    if not first and not last:
+        teacher, student = [x.contiguous() for x in teacher], [x.contiguous() for x in student]
+    maps = [scores.new_empty((batch, *t.shape[2:])) for t in teacher]
+    sizes = [m.shape[1:] for m in [*maps, *maps[:1] * spare]]
+    block_p, block_c = (8, 128) if last else (32, 32)
+    block, block_k = (8192, 8192) if INTERPRETED else (1024, 4096)
+    pieces = sum(triton.cdiv(h * w, block_p) for h, w in sizes[:count]) + triton.cdiv(height * width, block)
+    with torch.cuda.device_of(scores):
+        fused_score_kernel[(batch * pieces,)](
+            *(x for pair in zip(teacher, student, strict=True) for x in pair),
+            *[teacher[0]] * (2 * spare),
+            *maps,
+            *maps[:1] * spare,
+            scores,
+            image_score,
+            _counters(scores, COUNTERS + batch),
+            batch,
+            height,
+            width,
+            k,
+            eps,
+            *(t.shape[1] for t in [*teacher, *teacher[:1] * spare]),
+            *(length for pair in sizes for length in pair),
+            *_scales(sizes, height, width),
+            *weights,
+            *[0.0] * spare,
+            LAYERS=count,
+            PRODUCT=product,
+            LAST=last,
+            BLOCK_P=block_p,
+            BLOCK_C=block_c,
+            BLOCK=block,
+            BLOCK_K=block_k,
+            num_warps=8,
+        )
+    return scores, image_score
+
+
+@_fused_score.register_fake
+def _(
+    teacher: list[Tensor],
+    student: list[Tensor],
+    weights: list[float],
+    product: bool,
+    height: int,
+    width: int,
+    k: int,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    scores = teacher[0].new_empty((teacher[0].shape[0], height, width), dtype=torch.float32)
+    return scores, scores.new_empty(scores.shape[0])
+
+
+_SPARE = 4096  # counters on each device for calls that are captured
+_kept: dict[tuple[torch.device, int], Tensor] = {}  # by stream: launches on one follow each other
+_spare: dict[torch.device, Tensor] = {}
+
+
+def _counters(like: Tensor, count: int) -> Tensor:
+    """Zeros that no launch running at the same time has; fused_score_kernel leaves them zero.
+
+    A captured call gets its own for good, since its graph may be replayed beside anything.
+    """
+    zeros = functools.partial(like.new_zeros, dtype=torch.int32)
+    if not like.is_cuda:
+        return zeros(count)
+    if torch.cuda.is_current_stream_capturing():
+        spare = _spare.get(like.device)
+        if spare is None or len(spare) < count:
+            return zeros(count)  # captured too: one more node, which sets them again at each replay
+        _spare[like.device] = spare[count:]
+        return spare[:count]
+    if like.device not in _spare:
+        _spare[like.device] = zeros(_SPARE)
+    stream = (like.device, torch.cuda.current_stream(like.device).cuda_stream)
+    if stream not in _kept or len(_kept[stream]) < count:
+        _kept[stream] = zeros(max(count, 64))
+    return _kept[stream]

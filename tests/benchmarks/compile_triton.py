@@ -22,9 +22,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from edge_ad.kernels import triton_kernels as kernels
+from edge_ad.kernels.triton_fused import fused_score_kernel
 
-ARCHITECTURES = {80: "A100, A800", 86: "RTX 30, A10", 87: "Jetson Orin", 89: "RTX 40, L4", 90: "H100, H200"}
-DTYPES = ("fp32", "fp16")
+ARCHITECTURES = {
+    **{80: "A100, A800", 86: "RTX 30, A10", 87: "Jetson Orin", 89: "RTX 40, L4", 90: "H100, H200"},
+    120: "RTX 50",
+}
+DTYPES = ("fp32", "fp16", "bf16")
 RESULTS = Path(__file__).parent / "results" / "triton_resources.csv"
 TILES = {"channels first": ((128, 8, 4), {"t_p": 1, "s_p": 1}), "channels last": ((8, 128, 4), {"t_c": 1, "s_c": 1})}
 
@@ -46,6 +50,10 @@ def variants() -> Iterator[tuple[str, str, Any, dict[str, Any], int]]:
         for layout, ((p, c, warps), ones) in TILES.items():
             fixed = {"BLOCK_P": p, "BLOCK_C": c, **ones}
             yield name, layout, kernels.plain(getattr(kernels, f"{name}_kernel")), fixed, warps
+    for layout, (p, c) in {"channels first": (32, 32), "channels last": (8, 128)}.items():
+        blocks = {"BLOCK_P": p, "BLOCK_C": c, "BLOCK": 1024, "BLOCK_K": 4096}
+        fixed = {"LAYERS": 3, "PRODUCT": False, "LAST": layout == "channels last", **blocks}
+        yield "fused_score", layout, fused_score_kernel, fixed, 8
     for product in (False, True):
         fixed = {"LAYERS": 3, "PRODUCT": product, "BLOCK": 512}
         yield "combine", "product" if product else "sum", kernels.combine_kernel, fixed, 4
@@ -70,11 +78,16 @@ def compile_for(
     return Row(name, layout, dtype, f"sm_{architecture}", used["REG"], used["LOCAL"], shared, triton.__version__)
 
 
+def takes_features(kernel: Any) -> bool:
+    """Whether the kernel reads features, of any type; others read maps, always float32."""
+    return bool(kernel.arg_names[0].startswith("T"))
+
+
 def _type(argument: str, dtype: str) -> str:
-    if argument in ("T", "S"):
+    if argument.isupper() and argument[0] in "TS" and len(argument) <= 2:
         return f"*{dtype}"
-    if argument in ("MAP", "GRAD", "OUT", "X", "A", "B", "C", "D"):
-        return "*fp32"
+    if argument.isupper():
+        return "*i32" if argument == "COUNTERS" else "*fp32"
     floats = ("eps", "ya", "xa", "yb", "xb", "yc", "xc", "yd", "xd")
     return "fp32" if argument in floats or argument.startswith("weight_") else "i32"
 
@@ -93,7 +106,7 @@ def main() -> None:
     rows = [
         compile_for(architecture, *variant, dtype)
         for variant in variants()
-        for dtype in (DTYPES if variant[0] not in ("combine", "topk_mean") else DTYPES[:1])
+        for dtype in (DTYPES if takes_features(variant[2]) else DTYPES[:1])
         for architecture in ARCHITECTURES
     ]
     RESULTS.parent.mkdir(exist_ok=True)

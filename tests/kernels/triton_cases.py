@@ -101,9 +101,13 @@ def test_topk_mean_of_infinities_and_nan():
     np.testing.assert_array_equal(ours.cpu(), [inf, -inf, nan, nan, nan])
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of pixels outside the map and of powers not taken
+# NumPy's, of pixels outside the map and of powers not taken
+quiet = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+
+@quiet
 @pytest.mark.parametrize("combine", ["mean", "sum", "product"])
-@pytest.mark.parametrize(("layers", "sigma"), [(1, 0.0), (3, 1.0), (5, 0.0)])
+@pytest.mark.parametrize(("layers", "sigma"), [(1, 0.0), (3, 0.0), (3, 1.0), (4, 0.0), (5, 0.0)])
 def test_fused_score(combine, layers, sigma):
     pairs = [features(2, 6 + i, 4 + i, 5, seed=i) for i in range(layers)]
     teacher, student = zip(*pairs, strict=True)
@@ -116,6 +120,68 @@ def test_fused_score(combine, layers, sigma):
     assert kernels.fused_score(teacher, student, **options, return_pixel_scores=False).pixel_scores is None
 
 
+@quiet
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["first", "last", "mixed"])
+@pytest.mark.parametrize("once", [True, False])
+def test_few_features_take_one_launch_and_many_take_several(dtype, layout, once, monkeypatch):
+    if not once:
+        monkeypatch.setattr(triton_ops, "ONE_LAUNCH_BYTES", 0)
+    for name in ["combine_kernel"] if once else ["fused_score_kernel"]:
+        monkeypatch.setattr(triton_ops, name, None)  # not to be launched
+    pairs = [features(3, 20, 7, 9, dtype=dtype), features(3, 8, 4, 4, dtype=dtype, seed=1)]
+    if layout != "first":
+        last = [x.to(memory_format=torch.channels_last) for x in pairs[0]]
+        pairs[0] = (last[0], pairs[0][1] if layout == "mixed" else last[1])
+        pairs[1] = tuple(x.to(memory_format=torch.channels_last) for x in pairs[1])
+    teacher, student = zip(*pairs, strict=True)
+    exact = kernels.fused_score(arrays(*teacher), arrays(*student), size=(21, 30), k=20)
+    ours = kernels.fused_score(teacher, student, size=(21, 30), k=20)
+    np.testing.assert_allclose(ours.pixel_scores.cpu(), exact.pixel_scores, rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(ours.image_score.cpu(), exact.image_score, rtol=2e-5)
+
+
+@quiet
+def test_one_launch_leaves_its_counters_as_it_found_them(monkeypatch):
+    counters = torch.zeros(64, dtype=torch.int32, device=DEVICE)
+    monkeypatch.setattr(triton_ops, "_counters", lambda like, count: counters)
+    for batch in (1, 3, 2):  # as replays of graphs do, launches follow each other on the same counters
+        pair = features(batch, 8, 5, 5, seed=batch)
+        exact = kernels.fused_score(arrays(pair[0]), arrays(pair[1]), size=(12, 12), k=5)
+        ours = kernels.fused_score([pair[0]], [pair[1]], size=(12, 12), k=5)
+        np.testing.assert_allclose(ours.image_score.cpu(), exact.image_score, rtol=2e-5)
+        assert not counters.any()
+
+
+@quiet
+@pytest.mark.parametrize(("scale", "eps"), [(1e25, 1e-6), (3e37, 1e-6), (1e-25, 1e-30), (1e-25, 1e-6)])
+def test_long_and_short_features(scale, eps):
+    teacher, student = features(1, 20, 3, 5)
+    mixed = torch.ones(1, 1, 3, 5, device=DEVICE)
+    mixed[..., 1:3] = scale
+    pair = teacher * mixed, student * mixed
+    for operation in (kernels.cosine_map, kernels.head_input):
+        exact = operation(*arrays(*pair), eps=eps)
+        np.testing.assert_allclose(operation(*pair, eps=eps).cpu(), exact, rtol=2e-5, atol=2e-6)
+        given = pair[1].clone().requires_grad_()
+        operation(pair[0], given, eps=eps).sum().backward()
+        wanted = pair[1].double().cpu().requires_grad_()
+        operation(pair[0].double().cpu(), wanted, eps=eps).sum().backward()
+        length = pair[1].double().cpu().norm(dim=1, keepdim=True).clamp_min(eps)
+        np.testing.assert_allclose(given.grad.cpu() * length, wanted.grad * length, rtol=1e-4, atol=1e-5)
+
+
+@quiet
+def test_bad_features_spoil_every_channel_of_their_position_only():
+    teacher, student = features(1, 9, 3, 3)
+    student[0, 4, 1, 2], student[0, 5, 0, 0] = torch.inf, torch.nan
+    for ours in (kernels.cosine_map(teacher, student)[:, None], kernels.head_input(teacher, student)):
+        bad = torch.isnan(ours.cpu())
+        assert bad[0, :, 1, 2].all()
+        assert bad[0, :, 0, 0].all()
+        assert bad.sum() == 2 * ours.shape[1]
+
+
 def test_operators_are_registered_as_torch_wants_them():
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     teacher, student = features(2, 4, 3, 3)
@@ -125,6 +191,8 @@ def test_operators_are_registered_as_torch_wants_them():
     maps = [torch.rand(2, 3, 3, device=DEVICE), torch.rand(2, 5, 4, device=DEVICE)]
     torch.library.opcheck(torch.ops.edge_ad.combine.default, (maps, [0.5, 0.5], False, 8, 8), test_utils=checks)
     torch.library.opcheck(torch.ops.edge_ad.topk_mean.default, (maps[0].flatten(1), 2), test_utils=checks)
+    score = ([teacher], [student.detach()], [1.0], False, 8, 8, 3, 1e-6)
+    torch.library.opcheck(torch.ops.edge_ad.fused_score.default, score, test_utils=checks)
 
 
 def test_compiles_into_one_graph():
