@@ -22,20 +22,22 @@ def command(
     csv: Annotated[Path | None, typer.Option(help="Append the rows to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the times into this PNG.")] = None,
 ) -> None:
-    """Time cosine_map, topk_mean and fused_score against copying memory, plain torch, torch.compile and NumPy.
+    """Time every operation against copying and reading memory, plain torch, torch.compile, NumPy and OpenCV.
 
     Every result is checked against the definition in float64 first; a wrong one ends the run without a figure.
     """
     from rich.console import Console
     from rich.table import Table
 
+    from edge_ad.cli import kernel_cases
     from edge_ad.cli import kernel_timing as timing
     from edge_ad.errors import ConfigError
 
     setup = timing.Setup.of(device, threads, dtype)
     console = Console(stderr=True, highlight=False)
     console.print(f"{setup.device_name}, {setup.threads} threads, {setup.dtype}; copying: {setup.copy_note()}")
-    cases = [case for case in timing.cases(quick=quick) if match in f"{case.operation} {case.shape}"]
+    cases = [case for case in kernel_cases.cases(quick=quick) if match in f"{case.operation} {case.shape}"]
+    cases = [case for case in cases if kernel_cases.runs_on(case, setup.device)]
     if not cases:
         raise ConfigError(f"no case matches {match!r}", hint='one is "fused_score B1 192x16x16+192x16x16+192x16x16"')
     rows = []
@@ -46,12 +48,17 @@ def command(
             timing.write_csv(measured, csv)  # after each case, so that a run cut short keeps what it has
         rows += measured
     table = Table(expand=False)
-    for column in ("operation", "shape", "backend", "p20 ms", "p50 ms", "p80 ms", "GB/s", "of copy", "vs eager"):
+    for column in (
+        *("operation", "shape", "backend", "p20 ms", "p50 ms", "p80 ms"),
+        *("GB/s", "of copy", "of reading", "vs eager"),
+    ):
         table.add_column(column, justify="left" if column in ("operation", "shape", "backend") else "right")
     for row in rows:
         times = (f"{row[f'{p}_ms']:.3f}" for p in ("p20", "p50", "p80"))
-        of_copy, gain = f"{row['of_copy']:.0%}", f"{row['vs_eager']:.1f}x" if row["vs_eager"] else ""
-        table.add_row(row["operation"], row["shape"], row["backend"], *times, f"{row['gb_per_s']:.1f}", of_copy, gain)
+        of_read = f"{row['p50_ms'] / row['floor_ms']:.2f}x" if row["floor_ms"] else ""
+        gain = f"{row['vs_eager']:.1f}x" if row["vs_eager"] else ""
+        rates = f"{row['gb_per_s']:.1f}", f"{row['of_copy']:.0%}"
+        table.add_row(row["operation"], row["shape"], row["backend"], *times, *rates, of_read, gain)
     console.print(table)
     if csv is None:
         timing.write_csv(rows, None)

@@ -11,18 +11,46 @@ constexpr std::int32_t kHalf = 1 << (kPrecision - 1);
 
 std::uint8_t clip(std::int32_t sum) { return static_cast<std::uint8_t>(std::clamp(sum >> kPrecision, 0, 255)); }
 
+constexpr Index kRows = 16;  // shrunk side by side, so that a vector register holds one byte of each
+
+// Byte i of every row next to each other, and back. `stride` bytes between rows.
+EDGE_AD_CLONES
+void gather_rows(const std::uint8_t* __restrict rows, Index stride, Index count, std::uint8_t* __restrict bytes) {
+    for (Index i = 0; i < count; ++i)
+        for (Index r = 0; r < kRows; ++r) bytes[i * kRows + r] = rows[r * stride + i];
+}
+
+EDGE_AD_CLONES
+void spread_rows(const std::uint8_t* __restrict bytes, Index count, Index rows, Index stride,
+                 std::uint8_t* __restrict out) {
+    for (Index r = 0; r < rows; ++r)
+        for (Index i = 0; i < count; ++i) out[r * stride + i] = bytes[i * kRows + r];
+}
+
 template <int channels>
-void shrink_row(const std::uint8_t* row, const Taps& taps, Index length, Index out, std::uint8_t* small) {
+__attribute__((always_inline)) inline void shrink(const std::uint8_t* __restrict bytes, const Taps& taps, Index length,
+                                                  Index out, std::uint8_t* __restrict small) {
+    constexpr Index lanes = channels * kRows;
     for (Index x = 0; x < out; ++x) {
         const Index first = taps.first[x], count = std::min(taps.count, length - first);
         const std::int32_t* weight = taps.weight + x * taps.count;
-        const std::uint8_t* pixel = row + first * channels;
-        std::int32_t sum[channels];
-        std::fill_n(sum, channels, kHalf);
-        for (Index i = 0; i < count; ++i, pixel += channels)
-            for (int c = 0; c < channels; ++c) sum[c] += pixel[c] * weight[i];
-        for (int c = 0; c < channels; ++c) small[x * channels + c] = clip(sum[c]);
+        const std::uint8_t* pixel = bytes + first * lanes;
+        std::int32_t sum[lanes];
+        for (Index j = 0; j < lanes; ++j) sum[j] = kHalf;
+        for (Index i = 0; i < count; ++i, pixel += lanes)
+            for (Index j = 0; j < lanes; ++j) sum[j] += pixel[j] * weight[i];
+        for (Index j = 0; j < lanes; ++j) small[x * lanes + j] = clip(sum[j]);
     }
+}
+
+EDGE_AD_CLONES
+void shrink_color(const std::uint8_t* bytes, const Taps& taps, Index length, Index out, std::uint8_t* small) {
+    shrink<3>(bytes, taps, length, out, small);
+}
+
+EDGE_AD_CLONES
+void shrink_gray(const std::uint8_t* bytes, const Taps& taps, Index length, Index out, std::uint8_t* small) {
+    shrink<1>(bytes, taps, length, out, small);
 }
 
 EDGE_AD_CLONES
@@ -37,10 +65,21 @@ void preprocess(const std::uint8_t* frame, Index row_stride, Index height, Index
                 float* out) {
     const Index line = out_width * channels;
     std::vector<std::uint8_t> narrow(height * line);
-    parallel(height, static_cast<double>(height * width * channels), [&](Index begin, Index end) {
-        for (Index y = begin; y < end; ++y) {
-            const auto shrink = channels == 3 ? shrink_row<3> : shrink_row<1>;
-            shrink(frame + y * row_stride, across, width, out_width, narrow.data() + y * line);
+    const Index blocks = (height + kRows - 1) / kRows, row = width * channels;
+    parallel(blocks, static_cast<double>(height * row), [&](Index begin, Index end) {
+        std::vector<std::uint8_t> last, bytes(row * kRows), small(line * kRows);
+        for (Index block = begin; block < end; ++block) {
+            const Index y = block * kRows, rows = std::min(kRows, height - y);
+            const std::uint8_t* from = frame + y * row_stride;
+            Index stride = row_stride;
+            if (rows < kRows) {  // the frame has no more: the rest of the block is zero and goes nowhere
+                last.assign(row * kRows, 0);
+                for (Index r = 0; r < rows; ++r) std::copy_n(from + r * row_stride, row, last.data() + r * row);
+                from = last.data(), stride = row;
+            }
+            gather_rows(from, stride, row, bytes.data());
+            (channels == 3 ? shrink_color : shrink_gray)(bytes.data(), across, width, out_width, small.data());
+            spread_rows(small.data(), line, rows, line, narrow.data() + y * line);
         }
     });
     std::vector<std::int32_t> sums(line);

@@ -31,11 +31,17 @@ TopK::TopK(Index k) : k_(k), bar_(-std::numeric_limits<float>::infinity()) {
 void TopK::add(const float* scores, Index count) {
     for (Index start = next_above(scores, 0, count, bar_); start < count;
          start = next_above(scores, start + kBlock, count, bar_)) {
-        for (Index i = start; i < std::min(start + kBlock, count); ++i) {
-            if (scores[i] <= bar_) continue;
-            if (scores[i] > bar_) kept_.push_back(scores[i]);
-            else nan_ = true;
+        const Index size = std::min(kBlock, count - start);
+        const std::size_t before = kept_.size();
+        kept_.resize(before + static_cast<std::size_t>(size));
+        float* kept = kept_.data() + before;
+        Index number = 0;
+        for (Index i = start; i < start + size; ++i) {  // without a branch that can't be foreseen
+            kept[number] = scores[i];
+            number += scores[i] > bar_;
+            nan_ |= scores[i] != scores[i];
         }
+        kept_.resize(before + static_cast<std::size_t>(number));
         if (static_cast<Index>(kept_.size()) >= 2 * k_ + kSlack) shrink();
     }
 }
