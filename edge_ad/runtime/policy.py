@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_ad.errors import ConfigError
-from edge_ad.kernels import find_defects
+from edge_ad.kernels import find_defects, topk_mean
 from edge_ad.runtime.settings import PolicySettings, RegionSettings
 from edge_ad.runtime.verdict import Decision, DefectBox
 
@@ -185,9 +185,7 @@ def top_mean(scores: Array, k: int = TOP_K) -> float:
     values = scores[np.isfinite(scores)]
     if values.size == 0:
         return float("-inf")
-    if values.size > k:
-        values = np.partition(values, values.size - k)[values.size - k :]
-    return float(values.mean(dtype=np.float64))
+    return float(topk_mean(values[None], min(k, values.size))[0])
 
 
 def _without(scores: Array, places: list[tuple[slice, slice]]) -> Array:
