@@ -96,18 +96,22 @@ def size(value: tuple[int, int]) -> tuple[int, int]:
 
 def top(k: int, count: int) -> int:
     """How many scores to average: from 1 to all of an image."""
-    if isinstance(k, bool) or not 1 <= operator.index(k) <= count:
-        raise ValueError(f"k: expected 1 to {count}, the scores of an image, received {k}")
-    return operator.index(k)
+    number = _whole(k)
+    if not 1 <= number <= count:
+        raise ValueError(f"k: expected 1 to {count}, the scores of an image, received {k!r}")
+    return number
+
+
+def smoothing(sigma: float, size: tuple[int, int]) -> float:
+    """A Gaussian's standard deviation in pixels, at most the longer side."""
+    if not 0 <= sigma <= max(size):
+        raise ValueError(f"sigma: expected a number from 0 to {max(size)}, the longer side, received {sigma}")
+    return float(sigma)
 
 
 def at_least_one(name: str, value: int) -> int:
     """A whole number above 0."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1:
+    if (number := _whole(value)) < 1:
         raise ValueError(f"{name}: expected a whole number of at least 1, received {value!r}")
     return number
 
@@ -128,6 +132,14 @@ def weights(value: Sequence[float] | None, count: int) -> tuple[float, ...]:
         expected = f"{count} finite numbers, none negative and not all 0"
         raise ValueError(f"weights: expected {expected}, received {list(value)}")
     return numbers
+
+
+def _whole(value: Any) -> int:
+    """The whole number, or 0, which none of the callers takes, for anything else."""
+    try:
+        return 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return 0
 
 
 def _like(first: Any, other: Any) -> bool:

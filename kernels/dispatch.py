@@ -93,15 +93,15 @@ def fused_score(
     teacher_features, student_features: one [B,C,h,w] for each layer; C, h and w may differ between layers.
     size: (H, W) of the pixel scores. combine: weighted "mean", "sum" (of w·m) or "product" (of m to the w).
     weights: one for each layer, finite, not negative, not all 0; 1 by default. sigma: of a Gaussian in pixels of
-    `size`, cut at four sigma, edges repeated; 0 for none. k: the image score is the mean of the k largest pixels.
+    `size`, at most its longer side, cut at four sigma, edges repeated; 0 for none. k: the image score is the mean
+    of the k largest pixels.
     return_pixel_scores: False leaves them out. Raises ValueError naming the argument that doesn't fit.
     """
     checks.layers(teacher_features, student_features)
     if combine not in ("mean", "sum", "product"):
         raise ValueError(f"combine: expected mean, sum or product, received {combine!r}")
-    if not (math.isfinite(sigma) and sigma >= 0):
-        raise ValueError(f"sigma: expected a finite number of at least 0, received {sigma}")
     size = checks.size(size)
+    sigma = checks.smoothing(sigma, size)
     tensors = [*teacher_features, *student_features]
     result = _backend(
         teacher_features[0], plain=any(getattr(x, "requires_grad", False) for x in tensors)
@@ -111,7 +111,7 @@ def fused_score(
         size=size,
         combine_by=combine,
         weights=checks.weights(weights, len(teacher_features)),
-        sigma=float(sigma),
+        sigma=sigma,
         k=checks.top(k, size[0] * size[1]),
         return_pixel_scores=bool(return_pixel_scores),
         eps=checks.length("eps", eps),
