@@ -25,6 +25,11 @@ def cosine_map(teacher_features: Array, student_features: Array, *, channels_las
     return _cpp.cosine_map(*_pair(teacher_features, student_features), eps)
 
 
+def cosine_map_gradient(teacher_features: Array, student_features: Array, grad: Array, *, eps: float) -> Array:
+    """Gradient of the difference map in the student's features [B,C,h,w], for the gradient [B,h,w] of the map."""
+    return _cpp.cosine_map_gradient(*map(_floats, (teacher_features, student_features, grad)), eps)
+
+
 def head_input(teacher_features: Array, student_features: Array, *, eps: float) -> Array:
     """C · t̂ · ŝ [B,C,h,w]."""
     return _cpp.head_input(_floats(teacher_features), _floats(student_features), eps)

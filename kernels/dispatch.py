@@ -42,10 +42,11 @@ def cosine_map(teacher_features: Any, student_features: Any, *, channels_last: b
     eps: from 1.2e-38 to 3.4e38. Raises ValueError for other shapes, types or devices, and for no channels.
     """
     checks.pair(teacher_features, student_features, 3 if channels_last else 1)
+    eps = checks.length("eps", eps)
+    if not channels_last and (trained := _load_trained(teacher_features, student_features)) is not None:
+        return trained.cosine_map(teacher_features, student_features, eps)
     ops = _backend(teacher_features)
-    return ops.cosine_map(
-        teacher_features, student_features, channels_last=channels_last, eps=checks.length("eps", eps)
-    )
+    return ops.cosine_map(teacher_features, student_features, channels_last=channels_last, eps=eps)
 
 
 def head_input(teacher_features: Any, student_features: Any, *, eps: float = EPS) -> Any:
@@ -225,6 +226,17 @@ def _load_triton(required: bool = False) -> ModuleType | None:
         _warn_of_triton(str(error))
         return None
     return triton_ops
+
+
+def _load_trained(teacher: Any, student: Any) -> ModuleType | None:
+    """The C++ kernels under autograd, where a student is trained on the CPU against a frozen teacher."""
+    if not getattr(student, "requires_grad", False) or teacher.requires_grad or student.device.type != "cpu":
+        return None
+    if os.environ.get("EDGE_AD_BACKEND") in ("torch", "triton", "numpy") or _load_cpp() is None:
+        return None
+    from edge_ad.kernels import cpp_autograd  # noqa: PLC0415 - only a caller that has tensors has torch
+
+    return cpp_autograd if cpp_autograd.fits(teacher, student) else None
 
 
 @functools.cache

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from edge_ad import kernels
 from edge_ad.config import Config
 from edge_ad.errors import ConfigError, DataError, EdgeAdError
 from edge_ad.model.detector import Detector
@@ -88,6 +89,7 @@ class DetectorTrainer:
         cached = config.model.student == "shared" and settings.triplets > 0
         self.bank = (CachedBank if cached else OnlineBank)([*self.fit], detector, config, triplets)
         self.bank.device = self.accelerator.device
+        kernels.set_threads(torch.get_num_threads())
         self.key = _run_key(config, normals, triplets)
         if self.accelerator.is_main_process:
             self._open_folder(resume)

@@ -39,6 +39,9 @@ struct Layer {  // one pair of feature maps [batch, channels, height, width], or
     bool channels_last;
 };
 void cosine_map(const Layer& layer, Index batch, double eps, float* map);
+// Gradient of the map in the student's features [batch, channels, pixels], for grad [batch, pixels] of the map.
+void cosine_map_gradient(const float* teacher, const float* student, const float* grad, Index batch, Index channels,
+                         Index pixels, double eps, float* gradient);
 void head_input(const float* teacher, const float* student, Index batch, Index channels, Index pixels, double eps,
                 float* product);
 

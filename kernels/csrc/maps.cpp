@@ -140,7 +140,7 @@ void finish(const Sums& sums, Index lanes, float eps, float* map) {
 
 // One position of any length, in double; channels lie `stride` floats apart.
 struct Exact {
-    double nt, ns, map;
+    double nt, ns, map, cosine;  // the cosine counts as 1 where the student's length is below eps
 
     Exact(const float* t, const float* s, Index channels, Index stride, double eps) {
         double tt = 0, ss = 0, ts = 0;
@@ -153,6 +153,7 @@ struct Exact {
         const double a = length_t / nt, b = length_s / ns;  // NaN for infinite lengths
         const double value = 0.5 * (a * a + b * b) - ts / nt / ns;
         map = value < 0 ? 0 : value;
+        cosine = length_s < eps ? 1 : ts / nt / ns;
     }
 };
 
@@ -173,6 +174,35 @@ void redo_products(const float* t, const float* s, Index channels, Index stride,
             const double a = t[j + c * stride] / exact.nt, b = s[j + c * stride] / exact.ns;
             product[j + c * stride] =
                 bad ? std::numeric_limits<float>::quiet_NaN() : static_cast<float>(static_cast<double>(channels) * a * b);
+        }
+    }
+}
+
+// The gradient of the map in the student's features is of_s · s - of_t · t: grad / |s| · (<t̂, ŝ> ŝ - t̂). Below eps the
+// length is constant, and <t̂, ŝ> counts as 1.
+EDGE_AD_CLONES
+void gradient_of(const Sums& sums, Index lanes, float eps, const float* grad, float* of_t, float* of_s) {
+    for (Index j = 0; j < lanes; ++j) {
+        const float t = std::sqrt(sums.tt[j]), s = std::sqrt(sums.ss[j]);
+        const float nt = t < eps ? eps : t, ns = s < eps ? eps : s;
+        const float cosine = s < eps ? 1.f : sums.ts[j] / nt / ns;
+        of_t[j] = grad[j] / ns / nt, of_s[j] = grad[j] * cosine / ns / ns;
+    }
+}
+
+EDGE_AD_CLONES
+void write_gradient(const float* t, const float* s, const float* of_t, const float* of_s, Index count, float* out) {
+    for (Index i = 0; i < count; ++i) out[i] = s[i] * of_s[i] - t[i] * of_t[i];
+}
+
+void redo_gradient(const float* t, const float* s, Index channels, Index stride, const Sums& sums, Index lanes,
+                   double eps, const float* grad, float* out) {
+    for (Index j = 0; j < lanes; ++j) {
+        if (!is_odd(sums.tt[j], small_for(eps)) && !is_odd(sums.ss[j], small_for(eps))) continue;
+        const Exact exact(t + j, s + j, channels, stride, eps);
+        for (Index c = 0; c < channels; ++c) {
+            const double a = t[j + c * stride] / exact.nt, b = s[j + c * stride] / exact.ns;
+            out[j + c * stride] = static_cast<float>(grad[j] / exact.ns * (exact.cosine * b - a));
         }
     }
 }
@@ -214,6 +244,35 @@ void cosine_map(const Layer& layer, Index batch, double eps, float* map) {
                 if (any_odd(sums[block], blocks.lanes, small_for(eps)))
                     redo_map(t + at * step, s + at * step, layer.channels, stride, step, sums[block], blocks.lanes, eps,
                              out + at);
+            }
+        }
+    });
+}
+
+void cosine_map_gradient(const float* teacher, const float* student, const float* grad, Index batch, Index channels,
+                         Index pixels, double eps, float* gradient) {
+    const Index tiles = (pixels + kTile - 1) / kTile;
+    const double work = 3.0 * static_cast<double>(batch * channels * pixels);
+    parallel(batch * tiles, work, [&](Index begin, Index end) {
+        Tile sums;
+        alignas(64) float of_t[kTile], of_s[kTile];
+        for (Index part = begin; part < end; ++part) {
+            const Index image = part / tiles, first = part % tiles * kTile, count = std::min(kTile, pixels - first);
+            const Index start = image * channels * pixels + first;
+            const float *t = teacher + start, *s = student + start, *g = grad + image * pixels + first;
+            const Blocks blocks(t, count);
+            add_all(t, s, channels, pixels, blocks, sums);
+            for (Index block = 0; block < blocks.number; ++block) {
+                const Index at = blocks.start(block);
+                gradient_of(sums[block], blocks.lanes, static_cast<float>(eps), g + at, of_t + at, of_s + at);
+            }
+            for (Index c = 0; c < channels; ++c)
+                write_gradient(t + c * pixels, s + c * pixels, of_t, of_s, count, gradient + start + c * pixels);
+            for (Index block = 0; block < blocks.number; ++block) {
+                const Index at = blocks.start(block);
+                if (any_odd(sums[block], blocks.lanes, small_for(eps)))
+                    redo_gradient(t + at, s + at, channels, pixels, sums[block], blocks.lanes, eps, g + at,
+                                  gradient + start + at);
             }
         }
     });

@@ -41,6 +41,18 @@ Floats head_input(const Floats& teacher, const Floats& student, double eps) {
     return product;
 }
 
+Floats cosine_map_gradient(const Floats& teacher, const Floats& student, const Floats& grad, double eps) {
+    const edge_ad::Layer layer = as_layer(teacher, student, false);
+    const Index batch = teacher.shape(0), pixels = layer.height * layer.width;
+    if (grad.size() != batch * pixels) throw py::value_error("grad: expected [B,h,w]");
+    Floats gradient({batch, layer.channels, layer.height, layer.width});
+    const float* of_map = grad.data();
+    float* out = gradient.mutable_data();
+    py::gil_scoped_release free;
+    edge_ad::cosine_map_gradient(layer.teacher, layer.student, of_map, batch, layer.channels, pixels, eps, out);
+    return gradient;
+}
+
 Floats upsample(const Floats& maps, Index height, Index width) {
     const Index batch = maps.shape(0), h = maps.shape(1), w = maps.shape(2);
     Floats result({batch, height, width});
@@ -117,6 +129,7 @@ py::list find_defects(const Floats& scores, double threshold, Index min_area) {
 PYBIND11_MODULE(_cpp, m) {
     m.doc() = "C++ kernels on NumPy arrays.";
     m.def("cosine_map", &cosine_map);
+    m.def("cosine_map_gradient", &cosine_map_gradient);
     m.def("head_input", &head_input);
     m.def("upsample", &upsample);
     m.def("topk_mean", &topk_mean);
