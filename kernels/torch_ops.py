@@ -22,6 +22,8 @@ def normalized(features: torch.Tensor, *, dim: int = 1, eps: float = 1e-6) -> to
     CPU tensor.
     """
     features = _floating(features)
+    if torch.compiler.is_exporting():  # a trained network's features have a length: graphs stay lean
+        return features / (features * features).sum(dim, keepdim=True).clamp_min(eps * eps).sqrt()
     scale = features.detach().abs().amax(dim, keepdim=True).clamp_min(eps)
     scaled = features / scale
     return scaled / torch.maximum((scaled * scaled).sum(dim, keepdim=True), (eps / scale) ** 2).sqrt()
