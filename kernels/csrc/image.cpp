@@ -30,16 +30,18 @@ void spread_rows(const std::uint8_t* __restrict bytes, Index count, Index rows, 
 template <int channels>
 __attribute__((always_inline)) inline void shrink(const std::uint8_t* __restrict bytes, const Taps& taps, Index length,
                                                   Index out, std::uint8_t* __restrict small) {
-    constexpr Index lanes = channels * kRows;
+    constexpr Index pixel = channels * kRows;
     for (Index x = 0; x < out; ++x) {
         const Index first = taps.first[x], count = std::min(taps.count, length - first);
         const std::int32_t* weight = taps.weight + x * taps.count;
-        const std::uint8_t* pixel = bytes + first * lanes;
-        std::int32_t sum[lanes];
-        for (Index j = 0; j < lanes; ++j) sum[j] = kHalf;
-        for (Index i = 0; i < count; ++i, pixel += lanes)
-            for (Index j = 0; j < lanes; ++j) sum[j] += pixel[j] * weight[i];
-        for (Index j = 0; j < lanes; ++j) small[x * lanes + j] = clip(sum[j]);
+        for (Index c = 0; c < channels; ++c) {  // one after another: the sums of one stay in a register
+            const std::uint8_t* from = bytes + first * pixel + c * kRows;
+            std::int32_t sum[kRows];
+            for (Index r = 0; r < kRows; ++r) sum[r] = kHalf;
+            for (Index i = 0; i < count; ++i, from += pixel)
+                for (Index r = 0; r < kRows; ++r) sum[r] += from[r] * weight[i];
+            for (Index r = 0; r < kRows; ++r) small[x * pixel + c * kRows + r] = clip(sum[r]);
+        }
     }
 }
 
