@@ -232,7 +232,7 @@ def _load_trained(teacher: Any, student: Any) -> ModuleType | None:
     """The C++ kernels under autograd, where a student is trained on the CPU against a frozen teacher."""
     if not getattr(student, "requires_grad", False) or teacher.requires_grad or student.device.type != "cpu":
         return None
-    if os.environ.get("EDGE_AD_BACKEND") in ("torch", "triton", "numpy") or _load_cpp() is None:
+    if os.environ.get("EDGE_AD_BACKEND", "") not in ("", "cpp") or _load_cpp() is None:
         return None
     from edge_ad.kernels import cpp_autograd  # noqa: PLC0415 - only a caller that has tensors has torch
 

@@ -50,12 +50,16 @@ def seen(monkeypatch, module, name):
     return calls
 
 
-def test_the_loss_is_the_kernels_map(torch, monkeypatch, detector):
-    from edge_ad.kernels import torch_ops
+@pytest.mark.parametrize("backend", ["cpp", "torch"])
+def test_the_loss_is_the_kernels_map(backend, torch, monkeypatch, detector):
+    if reason := kernels.available_backends()[backend]:
+        pytest.skip(reason)
+    from edge_ad.kernels import cpp_ops, torch_ops
     from edge_ad.training.bank import Batch
     from edge_ad.training.detector import TrainedPart
 
-    calls = marked(monkeypatch, torch_ops, "cosine_map")
+    monkeypatch.setenv("EDGE_AD_BACKEND", backend)
+    calls = marked(monkeypatch, cpp_ops if backend == "cpp" else torch_ops, "cosine_map")
     images = torch.randn(2, 3, 64, 96)
     features = detector.teacher(images)
     masks = torch.zeros(2, *(2 * length for length in features.shape[-2:]))
@@ -67,6 +71,7 @@ def test_the_loss_is_the_kernels_map(torch, monkeypatch, detector):
 def test_the_score_is_the_kernels_top_k(torch, monkeypatch, detector):
     from edge_ad.kernels import torch_ops
 
+    monkeypatch.setenv("EDGE_AD_BACKEND", "torch")
     maps = marked(monkeypatch, torch_ops, "cosine_map")
     products = seen(monkeypatch, torch_ops, "head_input")
     marked(monkeypatch, torch_ops, "topk_mean")
@@ -85,6 +90,9 @@ def test_a_named_backend_decides_for_training_and_scores(torch, monkeypatch, det
         cosine_loss(features, features)
     with pytest.raises(BackendError, match="triton"):
         detector(torch.zeros(1, 3, 64, 96))
+    monkeypatch.setenv("EDGE_AD_BACKEND", "cuda")  # no backend has this name
+    with pytest.raises(BackendError, match="names no backend"):
+        cosine_loss(features, features.clone().requires_grad_())
 
 
 @pytest.mark.parametrize("backend", ["numpy", "cpp"])
