@@ -8,7 +8,7 @@ from pathlib import Path
 from edge_ad.artifact import Artifact
 from edge_ad.errors import ArtifactError
 from edge_ad.export.graph_tools import raise_opset
-from edge_ad.export.quantize import to_fp16
+from edge_ad.export.quantize import float_products, to_fp16
 from edge_ad.runtime.backends import GRAPHS, Precision
 from edge_ad.runtime.backends_tensorrt import store_engine
 from edge_ad.runtime.cuda_device import open_device
@@ -64,7 +64,7 @@ def build_engine(
 
 def engine_graph(graph: bytes) -> bytes:
     """An INT8 graph as GPUs like it: FP16 instead of FP32 between the quantised layers."""
-    return to_fp16(raise_opset(graph, 19))
+    return to_fp16(raise_opset(float_products(graph), 19))
 
 
 def _source(artifact: Artifact, precision: Precision) -> tuple[str, bytes]:

@@ -114,7 +114,7 @@ def _int8(
 
 
 def _ranges(source: bytes, images: Sequence[Array], threads: int | None) -> Ranges:
-    names = sorted({layer.activation for layer in layers_of(Graph(source))})
+    names = sorted({name for layer in layers_of(Graph(source)) for name in layer.activations})
     return measure_ranges(source, names, _batches(images), threads or 0)
 
 

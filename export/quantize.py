@@ -21,18 +21,22 @@ _FOLLOW = frozenset(
 
 
 class Layer(NamedTuple):
-    """A node to quantise: reads `activation`, has the constant `weight` with output channels on `axis`."""
+    """A node to quantise: reads `activations`, has the constant `weight` with output channels on `axis`.
+
+    A product of two activations has no weight: its `weight` is "", its axis 0.
+    """
 
     name: str
-    activation: str
+    activations: tuple[str, ...]
     weight: str
     axis: int
 
 
 def layers_of(graph: Graph) -> list[Layer]:
-    """Linear layers and convolutions that INT8 pays for.
+    """Linear layers and convolutions that INT8 pays for, and attention's products of queries and keys.
 
-    Left in float: products of two activations (attention), whatever is too small to pay for its own conversions
+    Left in float: attention's shares of values (most shares are near 0 and a few near 1: with one INT8 scale they
+    lost 16 times as much as queries and keys on real photos), whatever is too small to pay for its own conversions
     (the segmentation head, the upsampling), depth-wise convolutions, and layers that read the image itself.
     """
     pixels = {value.name for value in graph.graph.input}
@@ -40,38 +44,58 @@ def layers_of(graph: Graph) -> list[Layer]:
     for node in graph.heavy():
         if node.op_type == "ConvTranspose" or node.input[0] in pixels | graph.constants.keys():
             continue
-        if node.input[1] not in graph.constants or (node.op_type == "Conv" and attribute(node, "group", 1) > 1):
+        if node.input[1] not in graph.constants:
+            if node.op_type == "MatMul" and graph.makers[node.input[0]].op_type != "Softmax":
+                layers.append(Layer(node.name, (node.input[0], node.input[1]), "", 0))
+            continue
+        if node.op_type == "Conv" and attribute(node, "group", 1) > 1:
             continue
         if node.op_type == "Conv" or (node.op_type == "Gemm" and attribute(node, "transB", 0)):
             axis = 0
         else:
             axis = graph.value(node.input[1]).ndim - 1
-        layers.append(Layer(node.name, node.input[0], node.input[1], axis))
+        layers.append(Layer(node.name, (node.input[0],), node.input[1], axis))
     return layers
 
 
 def quantize_int8(model: bytes, ranges: Mapping[str, float], skip: Collection[str] = ()) -> bytes:
-    """The graph with explicit Q/DQ around its heavy linear layers.
+    """The graph with explicit Q/DQ around its heavy products.
 
     q = clip(round(x / scale), -128, 127) * scale, scale = amax / 127; symmetric, one scale a tensor for activations
     and one an output channel for weights, which are stored as int8. Biases stay in float: TensorRT takes no int32
-    bias. ranges: amax per activation, from edge_ad.calibrate.int8. skip: names of layers left in float.
+    bias. Every layer has Q/DQ pairs of its own: ONNX Runtime fuses no pair that two layers read. ranges: amax per
+    activation, from edge_ad.calibrate.int8. skip: names of layers left in float.
     """
     graph = Graph(model)
     chosen = {layer.name: layer for layer in layers_of(graph) if layer.name not in skip}
     nodes: list[Node] = []
-    dequantized: dict[str, str] = {}
     for node in graph.graph.node:
         layer = chosen.get(node.name)
         if layer is not None:
-            if layer.activation not in dequantized:
-                dequantized[layer.activation] = _through_int8(
-                    graph, nodes, layer.activation, ranges[layer.activation]
-                )
-            node.input[0] = dequantized[layer.activation]
-            node.input[1] = _int8_weight(graph, nodes, layer)
+            for i, name in enumerate(layer.activations):
+                node.input[i] = _through_int8(graph, nodes, name, ranges[name], f"{layer.name}.{name}")
+            if layer.weight:
+                node.input[1] = _int8_weight(graph, nodes, layer)
         nodes.append(node)
     return graph.finished(nodes)
+
+
+def float_products(model: bytes) -> bytes:
+    """A quantised graph without the Q/DQ around products of two activations.
+
+    GPUs have one fused kernel for all of attention in FP16, which Q/DQ at its entry would break up.
+    """
+    graph = Graph(model)
+    makers = graph.makers
+    unused: set[str] = set()
+    for node in graph.graph.node:
+        pairs = [makers[name] for name in node.input if name in makers and makers[name].op_type == "DequantizeLinear"]
+        if node.op_type == "MatMul" and len(pairs) == 2 and all(pair.input[0] in makers for pair in pairs):
+            for i, pair in enumerate(pairs):
+                quantizer = makers[pair.input[0]]
+                node.input[i] = quantizer.input[0]
+                unused |= {pair.name, quantizer.name}
+    return graph.finished([node for node in graph.graph.node if node.name not in unused])
 
 
 def balance(model: bytes, channel_amax: Mapping[str, npt.NDArray[np.float64]], strength: float = 0.5) -> bytes:
@@ -85,7 +109,8 @@ def balance(model: bytes, channel_amax: Mapping[str, npt.NDArray[np.float64]], s
     readers = graph.readers()
     by_norm: dict[str, list[Layer]] = {}
     for layer in layers_of(graph):
-        by_norm.setdefault(layer.activation, []).append(layer)
+        if layer.weight:
+            by_norm.setdefault(layer.activations[0], []).append(layer)
     for activation, layers in by_norm.items():
         norm = graph.makers.get(activation)
         if norm is None or norm.op_type != "LayerNormalization" or len(norm.input) < 3:
@@ -202,14 +227,15 @@ def _half_constant(graph: Graph, name: str) -> str:
     return new
 
 
-def _through_int8(graph: Graph, nodes: list[Node], name: str, amax: float) -> str:
-    scale = graph.add_constant(f"{name}.scale", np.float32(max(amax / 127, LEAST_SCALE)))
-    zero = graph.add_constant(f"{name}.zero", np.int8(0))
-    nodes.append(helper.make_node("QuantizeLinear", [name, scale, zero], [f"{name}.q"], f"{name}.quantize"))
-    nodes.append(
-        helper.make_node("DequantizeLinear", [f"{name}.q", scale, zero], [f"{name}.dq"], f"{name}.dequantize")
-    )
-    return f"{name}.dq"
+def _through_int8(graph: Graph, nodes: list[Node], name: str, amax: float, prefix: str) -> str:
+    scale, zero = f"{name}.scale", f"{name}.zero"
+    if scale not in graph.constants:
+        graph.add_constant(scale, np.float32(max(amax / 127, LEAST_SCALE)))
+        graph.add_constant(zero, np.int8(0))
+    whole, out = f"{prefix}.q", f"{prefix}.dq"
+    nodes.append(helper.make_node("QuantizeLinear", [name, scale, zero], [whole], f"{prefix}.quantize"))
+    nodes.append(helper.make_node("DequantizeLinear", [whole, scale, zero], [out], f"{prefix}.dequantize"))
+    return out
 
 
 def _int8_weight(graph: Graph, nodes: list[Node], layer: Layer) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -53,6 +53,43 @@ class Runner(Protocol):
     def close(self) -> None:
         """Free the engine and its memory."""
         ...
+
+
+class GraphRunner:
+    """A Runner around one call of an engine: checked images in, in batches that it takes, checked outputs out.
+
+    infer: arrays in the order of OUTPUTS for float32 images [B, 3, H, W]. batch: the only B it takes, None for any.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        image_size: tuple[int, int],
+        batch: int | None,
+        infer: Callable[[Array], Sequence[npt.ArrayLike]],
+    ) -> None:
+        self.name, self.image_size, self._batch = name, image_size, batch
+        self._infer: Callable[[Array], Sequence[npt.ArrayLike]] | None = infer
+
+    def __call__(self, images: Array) -> Outputs:
+        return checked_outputs(in_batches(checked_images(images, self.image_size), self._batch, self._run), self.name)
+
+    def close(self) -> None:
+        self._infer = None
+
+    def _run(self, images: Array) -> Outputs:
+        if self._infer is None:
+            raise BackendError(f"{self.name} was closed", "open a new runner")
+        try:
+            arrays = self._infer(images)
+        except Exception as error:  # the engines' exceptions share no base class
+            raise BackendError(f"{self.name} failed: {first_line(error)}", "see `edgead doctor`") from error
+        return Outputs(*(np.array(array, np.float32) for array in arrays))  # copies: engines reuse their buffers
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an engine's message, or the error's kind."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def open_runner(

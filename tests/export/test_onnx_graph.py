@@ -2,14 +2,17 @@
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
+from timm.models.vision_transformer import LayerScale
 
 from edge_ad.calibrate.int8 import measure_ranges
 from edge_ad.data.images import preprocess, read_image
 from edge_ad.export.compare import compare, pearson, ranks
 from edge_ad.export.engine import engine_graph
 from edge_ad.export.graph_tools import Graph, with_batch
+from edge_ad.export.lean import LeanMemory, PlainAttention, PlainGelu, lean
 from edge_ad.export.onnx_graph import export_onnx
 from edge_ad.export.quantize import layers_of, quantize_int8, to_fp16
 from edge_ad.model.detector import Detector
@@ -61,11 +64,44 @@ def test_graph_is_self_contained_and_plain(exported):
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
 
 
+def test_lean_copy_scores_alike_and_leaves_the_detector_alone(exported):
+    detector, _, images = exported
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    for block in detector.teacher.vit.blocks:  # an untrained gain of 1 would hide a missing one
+        block.ls1 = LayerScale(detector.teacher.channels, init_values=0.3)
+        block.ls2 = LayerScale(detector.teacher.channels, init_values=0.7)
+    try:
+        lighter = lean(detector)
+        with torch.inference_mode():
+            expected, found = (model(torch.from_numpy(images)) for model in (detector, lighter))
+    finally:
+        for block in detector.teacher.vit.blocks:
+            block.ls1 = block.ls2 = torch.nn.Identity()
+    for name in expected._fields:
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=2e-4, rtol=1e-3)
+    kinds = {type(module) for module in lighter.modules()}
+    assert {PlainAttention, PlainGelu, LeanMemory} <= kinds
+    assert not {LayerScale, torch.nn.GELU} & kinds
+    assert all(torch.equal(value, before[name]) for name, value in detector.state_dict().items())
+
+
+def test_onnxruntime_makes_one_operation_of_each_gelu(exported, tmp_path):
+    detector, graph, _ = exported
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "fused.onnx"), 3
+    onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "fused.onnx").graph.node]
+    assert "Erf" not in kinds
+    assert sum("Gelu" in kind for kind in kinds) == len(detector.teacher.vit.blocks) + detector.config.decoder_depth
+
+
 def test_fp16_and_int8_of_the_real_architecture(exported):
     _, graph, images = exported
     layers = layers_of(Graph(graph))
     assert len(layers) >= 12  # four a block, and the decoder's
-    ranges = measure_ranges(graph, sorted({layer.activation for layer in layers}), [images[:5]], threads=1)
+    ranges = measure_ranges(
+        graph, sorted({name for layer in layers for name in layer.activations}), [images[:5]], threads=1
+    )
     reference = OnnxRuntimeRunner(graph, threads=1)
     half = compare(reference, OnnxRuntimeRunner(to_fp16(graph), threads=1), [images[5:]])
     assert half.pixel_correlation > 0.999

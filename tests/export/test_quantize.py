@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto
 
@@ -9,7 +10,15 @@ from edge_ad.calibrate.int8 import Ranges, measure_ranges
 from edge_ad.errors import ArtifactError, DataError
 from edge_ad.export.compare import compare
 from edge_ad.export.graph_tools import Graph, raise_opset, with_metadata
-from edge_ad.export.quantize import balance, half_tensors, layers_of, overflowing, quantize_int8, to_fp16
+from edge_ad.export.quantize import (
+    balance,
+    float_products,
+    half_tensors,
+    layers_of,
+    overflowing,
+    quantize_int8,
+    to_fp16,
+)
 from edge_ad.export.sensitivity import layer_errors, search
 from edge_ad.runtime.backends_onnxruntime import OnnxRuntimeRunner
 
@@ -27,7 +36,7 @@ def images(parts):
 
 @pytest.fixture(scope="module")
 def ranges(model, images):
-    names = sorted({layer.activation for layer in layers_of(Graph(model))})
+    names = sorted({name for layer in layers_of(Graph(model)) for name in layer.activations})
     return measure_ranges(model, names, np.split(images, 6), threads=1)
 
 
@@ -41,9 +50,14 @@ def close(model, other, images, correlation, engine=OnnxRuntimeRunner):
 def test_layers_are_the_heavy_linear_ones(model):
     kinds = {node.name: node for node in Graph(model).graph.node}
     layers = layers_of(Graph(model))
-    assert len(layers) == 8  # q, k, v, projection, two of the MLP, two of the student
+    weighted = [layer for layer in layers if layer.weight]
+    assert len(weighted) == 8  # q, k, v, projection, two of the MLP, two of the student
     assert {kinds[layer.name].op_type for layer in layers} == {"MatMul"}
-    assert all(layer.axis == 1 for layer in layers)
+    assert all(layer.axis == 1 for layer in weighted)
+    (scores,) = [kinds[layer.name] for layer in layers if not layer.weight]  # queries and keys, and no softmax
+    readers = Graph(model).readers()
+    (scaled,) = readers[scores.output[0]]
+    assert [node.op_type for node in readers[scaled.output[0]]] == ["Softmax"]
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
@@ -51,8 +65,31 @@ def test_int8_scores_stay_close(model, images, ranges, method):
     graph = quantize_int8(model, ranges.amax(method))
     close(model, graph, images, 0.99)
     kinds = [node.op_type for node in onnx.load_model_from_string(graph).graph.node]
-    assert kinds.count("QuantizeLinear") == 6  # q, k and v share theirs, and so do student and teacher norm
-    assert kinds.count("DequantizeLinear") == 6 + 8
+    assert kinds.count("QuantizeLinear") == 8 + 2  # one for each layer, two for queries and keys
+    assert kinds.count("DequantizeLinear") == 10 + 8
+
+
+def test_onnxruntime_runs_every_quantized_layer_in_int8(model, ranges, tmp_path, monkeypatch):
+    options = onnxruntime.SessionOptions
+
+    def watched():
+        own = options()
+        own.optimized_model_filepath = str(tmp_path / "fused.onnx")
+        return own
+
+    monkeypatch.setattr(onnxruntime, "SessionOptions", watched)
+    OnnxRuntimeRunner(quantize_int8(model, ranges.amax()), threads=1)
+    kinds = [node.op_type for node in onnx.load(tmp_path / "fused.onnx").graph.node]
+    assert "DequantizeLinear" not in kinds  # a pair that is not fused means a layer in float
+    assert sum(kind in ("MatMulIntegerToFloat", "QLinearMatMul") for kind in kinds) == len(layers_of(Graph(model)))
+
+
+def test_float_products_takes_attention_out_of_int8(model, images, ranges):
+    graph = quantize_int8(model, ranges.amax())
+    without = float_products(graph)
+    products = {layer.name for layer in layers_of(Graph(model)) if not layer.weight}
+    assert without == quantize_int8(model, ranges.amax(), skip=products)
+    assert float_products(without) == without
 
 
 def test_int8_recipe_is_what_tensorrt_takes(model, ranges):
@@ -75,7 +112,7 @@ def test_int8_recipe_is_what_tensorrt_takes(model, ranges):
 def test_weights_round_to_the_nearest_of_255_levels(model, ranges):
     graph = Graph(quantize_int8(model, ranges.amax()))
     before = Graph(model)
-    for layer in layers_of(before):
+    for layer in [layer for layer in layers_of(before) if layer.weight]:
         whole = graph.value(f"{layer.name}.weight_q").astype(np.float64)
         scale = graph.value(f"{layer.name}.weight_scale").astype(np.float64)
         weight = before.value(layer.weight)
@@ -96,7 +133,7 @@ def test_balanced_graph_computes_the_same(model, images, ranges):
     assert balanced != model
     result = compare(OnnxRuntimeRunner(model), OnnxRuntimeRunner(balanced), [images])
     assert result.errors["pixel_scores"][-1] < 2e-4
-    names = sorted({layer.activation for layer in layers_of(Graph(balanced))})
+    names = sorted({name for layer in layers_of(Graph(balanced)) for name in layer.activations})
     new = measure_ranges(balanced, names, [images], threads=1)
     close(model, quantize_int8(balanced, new.amax()), images, 0.99)
 
@@ -147,7 +184,7 @@ def test_openvino_runs_the_same_files(model, images, ranges):
 def test_search_leaves_out_the_layer_that_hurts(model, images, ranges):
     amax = ranges.amax("minmax")
     bad = layers_of(Graph(model))[4]
-    amax[bad.activation] *= 400  # as an outlier would: nearly everything rounds to 0
+    amax[bad.activations[0]] *= 400  # as an outlier would: nearly everything rounds to 0
     errors = layer_errors(model, amax, images[:2], threads=1)
     assert errors[0][0] == bad.name
     found = search(model, amax, images[:4], budget=0.15, threads=1)
