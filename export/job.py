@@ -13,7 +13,7 @@ from edge_ad.export import gate
 from edge_ad.export.graph_tools import Graph, with_metadata
 from edge_ad.export.quantize import balance, half_tensors, layers_of, overflowing, to_fp16
 from edge_ad.export.sensitivity import Quantized, layer_errors, search
-from edge_ad.runtime.backends import GRAPHS, Array, Precision
+from edge_ad.runtime.backends import GRAPHS, Array, Precision, Runner
 from edge_ad.runtime.backends_onnxruntime import OnnxRuntimeRunner
 
 
@@ -41,14 +41,14 @@ def export_precision(
     artifact: Artifact,
     precision: Precision,
     normals: Sequence[Array],
-    labelled: gate.Labelled | None = None,
+    measured: Callable[[Runner], gate.Figures] | None = None,
     options: ExportOptions | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Write `model.fp16.onnx` or `model.int8.onnx` and its gate report; return the report.
 
     normals: preprocessed images [3, H, W] of good parts: ranges come from the first half, the search and the gate
-    use the second. say: takes lines of progress.
+    use the second. measured: figures of a runner on labelled photos, for the gate. say: takes lines of progress.
     Raises BackendError when the gate refuses, DataError with fewer than 8 normals.
     """
     options = options or ExportOptions()
@@ -71,7 +71,7 @@ def export_precision(
     reference = OnnxRuntimeRunner(source, threads=options.threads)
     candidate = OnnxRuntimeRunner(graph, precision=precision, threads=options.threads)
     say("measuring what was lost")
-    report = gate.judge(precision, reference, candidate, held, labelled, options.max_loss)
+    report = gate.judge(precision, reference, candidate, held, measured, options.max_loss)
     if not report.passed and not options.accept_loss:
         hurting: Sequence[tuple[str, float]] = ()
         if found is not None:

@@ -11,19 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from edge_ad.artifact import Artifact
 from edge_ad.calibrate.int8 import Method
-from edge_ad.data.images import preprocess, read_image, read_mask
+from edge_ad.data.images import preprocess, read_image
 from edge_ad.data.samples import Sample, scan
 from edge_ad.errors import BackendError, ConfigError, DataError
 from edge_ad.export import triton_server
 from edge_ad.export.engine import build_engine
 from edge_ad.export.frames import frames_graph
-from edge_ad.export.gate import Labelled
+from edge_ad.export.gate import Figures, measure
 from edge_ad.export.graph_tools import with_batch, with_metadata
-from edge_ad.runtime.backends import GRAPHS, Array, Precision
+from edge_ad.runtime.backends import GRAPHS, Array, Precision, Runner
 from edge_ad.runtime.tensorrt_engine import EngineOptions
 
 
@@ -88,16 +87,12 @@ def prepared_normals(artifact: Artifact, folder: Path, count: int) -> list[Array
     return [_prepare(artifact, samples[i]) for i in picked]
 
 
-def prepared_labelled(artifact: Artifact, folder: Path) -> Labelled:
-    """The folder's test photos for the gate, read when they are needed."""
-    samples = scan(folder).test
-    if not samples:
+def measured_on(artifact: Artifact, folder: Path) -> Callable[[Runner], Figures]:
+    """What the gate measures of a runner: its figures on the folder's labelled test photos."""
+    dataset = scan(folder)
+    if not dataset.test:
         raise DataError(f"{folder} has no labelled test photos", "leave --data out to judge on normals alone")
-    return Labelled(
-        prepare=lambda i: _prepare(artifact, samples[i]),
-        labels=np.array([sample.label == 1 for sample in samples]),
-        masks=[_mask_reader(sample) for sample in samples],
-    )
+    return partial(measure, dataset=dataset, preprocessing=artifact.manifest.preprocessing)
 
 
 def checked_ranges(name: str) -> Method:
@@ -112,10 +107,6 @@ def _prepare(artifact: Artifact, sample: Sample) -> Array:
     how = artifact.manifest.preprocessing
     image: Array = preprocess(read_image(sample.path), how.image_size, how.mean, how.std)
     return image
-
-
-def _mask_reader(sample: Sample) -> Callable[[], npt.NDArray[np.bool_]] | None:
-    return None if sample.mask_path is None else partial(read_mask, sample.mask_path)
 
 
 def _openvino(graph: Path, out: Path) -> list[Path]:

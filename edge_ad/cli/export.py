@@ -68,9 +68,9 @@ def command(
             accept_loss=accept_loss, threads=threads,
         )  # fmt: skip
         good = targets.prepared_normals(opened, normals, images)
-        labelled = None if data is None else targets.prepared_labelled(opened, data)
+        measured = None if data is None else targets.measured_on(opened, data)
         with console.status("exporting") as status:
-            result = export_precision(opened, precision, good, labelled, options, status.update)
+            result = export_precision(opened, precision, good, measured, options, status.update)
         _show(console, result)
     built = targets.write_target(
         opened, target, precision,

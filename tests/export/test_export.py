@@ -36,7 +36,7 @@ def test_int8_with_labels_then_calibrate_and_load(small_artifact, data, capsys):
     out, err = capsys.readouterr()
     record = json.loads(out)
     assert record["passed"]
-    assert set(record["delta_points"]) == {"i_auroc", "p_auroc", "aupro"}
+    assert set(record["delta_points"]) == {"i_auroc", "p_auroc", "aupro", "f1_max"}
     assert None not in record["delta_points"].values()
     assert "what the export lost" in err
     good = data / "test/good"

@@ -1,15 +1,22 @@
 """The gate measures, refuses, names layers and the way round; comparisons are right by hand."""
 
+import dataclasses
 import importlib
+from functools import partial
 
+import cv2
 import numpy as np
 import pytest
 from scipy import stats
 
+from edge_ad.data.images import write_image
+from edge_ad.data.samples import scan
 from edge_ad.errors import BackendError, ConfigError, DataError
+from edge_ad.evaluation import evaluate
 from edge_ad.export.compare import compare, pearson, ranks
-from edge_ad.export.gate import Labelled, judge
+from edge_ad.export.gate import ALL_METRICS, judge, measure
 from edge_ad.export.job import ExportOptions, export_precision
+from edge_ad.export.targets import measured_on
 from edge_ad.runtime.backends import Outputs, open_runner
 
 job = importlib.import_module("edge_ad.export.job")
@@ -21,11 +28,19 @@ def normals(parts):
 
 
 @pytest.fixture
-def labelled(parts):
-    frames = np.stack([*parts[0][:20], *parts[1]])
-    images = ((frames / 255 - 0.5) / 0.25).astype(np.float32).transpose(0, 3, 1, 2)
-    masks = [None] * 20 + [(lambda mask=mask: mask) for mask in parts[2]]
-    return Labelled(lambda i: images[i], np.array([False] * 20 + [True] * 20), masks)
+def dataset(parts, tmp_path):
+    """20 good and 20 bad photos, the latter with masks at the photos' own size."""
+    good, bad, masks = parts
+    for i in range(20):
+        write_image(tmp_path / f"data/test/good/{i:02}.png", good[i])
+        write_image(tmp_path / f"data/test/spot/{i:02}.png", bad[i])
+        write_image(tmp_path / f"data/ground_truth/spot/{i:02}_mask.png", masks[i].astype(np.uint8) * 255)
+    return scan(tmp_path / "data")
+
+
+@pytest.fixture
+def labelled(dataset, small_artifact):
+    return partial(measure, dataset=dataset, preprocessing=small_artifact.manifest.preprocessing)
 
 
 class Noisy:
@@ -92,15 +107,34 @@ def test_without_labels_the_normals_decide(small_artifact, normals):
     good = judge("int8", exact, open_runner(small_artifact), normals[:6])
     assert good.passed
     assert good.normals.pixel_correlation == pytest.approx(1)
-    assert good.delta_points() == {"i_auroc": None, "p_auroc": None, "aupro": None}
+    assert good.delta_points() == dict.fromkeys(ALL_METRICS)
     bad = judge("int8", exact, Noisy(open_runner(small_artifact), 0.2), normals[:6])
     assert not bad.passed
     assert "correlate" in bad.reasons[0]
 
 
-def test_labels_without_masks_still_count(small_artifact, normals, labelled):
+@pytest.mark.parametrize("size", [64, 150])
+def test_gate_and_evaluation_agree(size, parts, small_artifact, tmp_path):
+    good, bad, masks = parts
+    for i in range(8):
+        for folder, picture in (("good", good[i]), ("spot", bad[i])):
+            write_image(tmp_path / f"test/{folder}/{i}.png", cv2.resize(picture, (size, size)))
+        mask = cv2.resize(masks[i].astype(np.uint8) * 255, (size, size), interpolation=cv2.INTER_NEAREST)
+        write_image(tmp_path / f"ground_truth/spot/{i}_mask.png", mask)
+    runner, preprocessing = open_runner(small_artifact, threads=1), small_artifact.manifest.preprocessing
+    expected = evaluate(runner, scan(tmp_path), preprocessing).to_dict()
+    report = judge("fp32", runner, runner, [np.zeros((3, 64, 64), np.float32)], measured_on(small_artifact, tmp_path))
+    assert report.before == {name: expected[name] for name in ALL_METRICS}
+
+
+def test_labels_without_masks_still_count(small_artifact, normals, dataset):
     runner = open_runner(small_artifact)
-    unmasked = Labelled(labelled.prepare, labelled.labels, [None] * 40)
+    samples = tuple(dataclasses.replace(sample, mask_path=None) for sample in dataset.samples)
+    unmasked = partial(
+        measure,
+        dataset=dataclasses.replace(dataset, samples=samples),
+        preprocessing=small_artifact.manifest.preprocessing,
+    )
     report = judge("int8", runner, Noisy(open_runner(small_artifact), 3.0), normals[:4], unmasked)
     assert report.before["p_auroc"] is None
     assert not report.passed
