@@ -9,10 +9,9 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import math
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import cv2
@@ -22,6 +21,7 @@ import numpy.typing as npt
 from edge_ad import __version__, metrics
 from edge_ad.artifact import Artifact, Preprocessing
 from edge_ad.data.images import Frame, Mask, fit_mask, preprocess, read_image, read_mask, resize_mask
+from edge_ad.data.loader import read_each
 from edge_ad.data.samples import Dataset, Problem, Sample
 from edge_ad.errors import DataError
 from edge_ad.pixel_metrics import PixelMetrics
@@ -201,27 +201,22 @@ def evaluate(
     skipped = [problem for problem in dataset.problems if problem.path not in used]
     notes = [problem for problem in dataset.problems if problem.path in used]
     masked = {s.category for s in samples if s.mask_path}
-    for group in _groups(_loaded(samples, preprocessing), batch):
-        usable: list[_Loaded] = []
-        for one in group:
-            if isinstance(one, _Loaded):
-                usable.append(one)
-                notes += one.notes
-            else:
-                skipped.append(one)
-            if advance:
-                advance()
-        if not usable:
-            continue
-        outputs: Outputs = runner(np.stack([one.image for one in usable]))
-        for i, one in enumerate(usable):
-            look = Look(one.sample, float(outputs.image_score[i]), one.frame, outputs.pixel_scores[i], one.mask)
-            result = results.setdefault(one.sample.category, CategoryResult())
-            result.scored.append(Scored(look.sample, look.image_score))
-            if one.sample.category in masked:
+    for group in _groups(read_each(samples, partial(_load, preprocessing=preprocessing), skipped), batch):
+        outputs: Outputs = runner(np.stack([one.image for _, one in group]))
+        for i, (sample, one) in enumerate(group):
+            look = Look(sample, float(outputs.image_score[i]), one.frame, outputs.pixel_scores[i], one.mask)
+            result = results.setdefault(sample.category, CategoryResult())
+            result.scored.append(Scored(sample, look.image_score))
+            notes += one.notes
+            if sample.category in masked:
                 _count_pixels(result, look, native)
             if watch:
                 watch(look)
+            if advance:
+                advance()
+    if advance:
+        for _ in range(len(samples) - sum(len(result.scored) for result in results.values())):
+            advance()
     if not results:
         raise DataError(f"no photo of {dataset.name} could be read", f"the first: {skipped[0].reason}")
     left_out = {problem.path for problem in skipped}
@@ -243,53 +238,32 @@ def _count_pixels(result: CategoryResult, look: Look, native: bool) -> None:
 
 
 class _Loaded(NamedTuple):
-    sample: Sample
     frame: Frame
     image: npt.NDArray[np.float32]
     mask: Mask | None
     notes: list[Problem]
 
 
-def _loaded(
-    samples: Sequence[Sample], preprocessing: Preprocessing, workers: int = 2, ahead: int = 8
-) -> Iterator[_Loaded | Problem]:
-    """The samples in order, read by threads (decoding holds no lock), at most `ahead` of them in memory."""
-    waiting: deque[Future[_Loaded | Problem]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for sample in samples:
-                waiting.append(pool.submit(_load, sample, preprocessing))
-                if len(waiting) >= ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _load(sample: Sample, preprocessing: Preprocessing) -> _Loaded | Problem:
-    try:
-        frame = read_image(sample.path)
-        image = preprocess(frame, preprocessing.image_size, preprocessing.mean, preprocessing.std)
-    except DataError as error:
-        return Problem(sample.path, error.message)
+def _load(sample: Sample, preprocessing: Preprocessing) -> _Loaded:
+    frame = read_image(sample.path)
+    image = preprocess(frame, preprocessing.image_size, preprocessing.mean, preprocessing.std)
     if sample.mask_path is None:
-        return _Loaded(sample, frame, image, None, [])
+        return _Loaded(frame, image, None, [])
     try:
         mask = read_mask(sample.mask_path)
     except DataError as error:
-        return _Loaded(sample, frame, image, None, [Problem(sample.mask_path, error.message)])
+        return _Loaded(frame, image, None, [Problem(sample.mask_path, error.message)])
     notes = []
     if mask.shape != frame.shape[:2]:
         try:
             mask = fit_mask(mask, frame.shape[:2], sample.mask_path)
         except DataError as error:  # a mask of another picture would spoil the figures over pixels
-            return _Loaded(sample, frame, image, None, [Problem(sample.mask_path, error.message)])
+            return _Loaded(frame, image, None, [Problem(sample.mask_path, error.message)])
         notes.append(Problem(sample.mask_path, f"mask resized to the photo's {frame.shape[0]}x{frame.shape[1]}"))
     if sample.label and not mask.any():
         notes.append(Problem(sample.mask_path, "mask of a defect is empty: its pixels are not counted"))
-        return _Loaded(sample, frame, image, None, notes)
-    return _Loaded(sample, frame, image, mask, notes)
+        return _Loaded(frame, image, None, notes)
+    return _Loaded(frame, image, mask, notes)
 
 
 def _groups(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
