@@ -45,30 +45,34 @@ def export_precision(
     options: ExportOptions | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Write `model.fp16.onnx` or `model.int8.onnx` and its gate report; return the report.
+    """Write the graph of that precision and its gate report; return the report.
+
+    FP32 is written anew from the weights and held against PyTorch, the others are made from the FP32 graph and held
+    against it.
 
     normals: preprocessed images [3, H, W] of good parts: ranges come from the first half, the search and the gate
     use the second. measured: figures of a runner on labelled photos, for the gate. say: takes lines of progress.
     Raises BackendError when the gate refuses, DataError with fewer than 8 normals.
     """
     options = options or ExportOptions()
-    if precision == "fp32":
-        raise ConfigError("the FP32 graph is what training writes", "export --fp16 or --int8")
     if len(normals) < 8:
         raise DataError(f"{len(normals)} photos of good parts are too few to measure on", "give at least 8")
-    source = artifact.file(GRAPHS["fp32"]).read_bytes()
+    source = _fp32(artifact) if precision == "fp32" else artifact.file(GRAPHS["fp32"]).read_bytes()
     half = len(normals) // 2
     seen, held = normals[:half], normals[half:]
-    if precision == "fp16":
+    found: Quantized | None = None
+    details: dict[str, Any] = {}
+    reference: Runner = OnnxRuntimeRunner(source, threads=options.threads)
+    if precision == "fp32":
+        graph, reference = source, _in_torch(artifact, options.threads)
+    elif precision == "fp16":
         say("measuring ranges")
         largest = measure_ranges(source, half_tensors(source), _batches(seen[:8]), options.threads or 0).largest()
         keep = overflowing(source, largest) | set(options.skip)
-        graph, found = to_fp16(source, keep), None
-        details: dict[str, Any] = {"kept_fp32": sorted(keep)}
+        graph, details = to_fp16(source, keep), {"kept_fp32": sorted(keep)}
     else:
         found, details = _int8(source, seen, held, options, say)
         graph = found.graph
-    reference = OnnxRuntimeRunner(source, threads=options.threads)
     candidate = OnnxRuntimeRunner(graph, precision=precision, threads=options.threads)
     say("measuring what was lost")
     report = gate.judge(precision, reference, candidate, held, measured, options.max_loss)
@@ -85,6 +89,21 @@ def export_precision(
     record["bytes"] = {name: artifact.manifest.files[name].bytes for name in (GRAPHS["fp32"], GRAPHS[precision])}
     artifact.update(reports={f"export.{precision}": record})
     return record
+
+
+def _fp32(artifact: Artifact) -> bytes:
+    from edge_ad.export.onnx_graph import export_onnx  # noqa: PLC0415  (PyTorch)
+    from edge_ad.model.detector import Detector  # noqa: PLC0415
+
+    manifest = artifact.manifest
+    detector = Detector.from_artifact(artifact)
+    return export_onnx(detector, classes=manifest.classes, preset=str(manifest.config.get("preset", "")))
+
+
+def _in_torch(artifact: Artifact, threads: int | None) -> Runner:
+    from edge_ad.export.torch_runner import TorchRunner  # noqa: PLC0415
+
+    return TorchRunner(artifact, threads)
 
 
 def _int8(

@@ -116,7 +116,10 @@ def _runs(
     images = np.random.default_rng(0).normal(size=(1, 3, height, width)).astype(np.float32)
     runs: dict[tuple[str, str], Callable[[], object]] = {}
     if torch_reference:
-        runs["torch", "fp32"] = _torch_run(artifact, images, threads)
+        from edge_ad.export.torch_runner import TorchRunner
+
+        torch_runner = TorchRunner(artifact, threads)
+        runs["torch", "fp32"] = lambda: torch_runner(images)
     for backend in backends:
         for precision, name in GRAPHS.items():
             if not artifact.has(name):
@@ -128,21 +131,6 @@ def _runs(
                 continue
             runs[backend, precision] = lambda runner=runner: runner(images)  # type: ignore[misc]
     return runs
-
-
-def _torch_run(artifact: Any, images: Any, threads: int) -> Callable[[], object]:
-    import torch
-
-    from edge_ad.model.detector import Detector
-
-    torch.set_num_threads(threads)
-    detector, tensor = Detector.from_artifact(artifact), torch.from_numpy(images)
-
-    def run() -> object:
-        with torch.inference_mode():
-            return detector(tensor)
-
-    return run
 
 
 def _version(backend: str) -> str:

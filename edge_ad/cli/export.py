@@ -17,7 +17,9 @@ def command(
     artifact: Annotated[Path, typer.Argument(help="Folder that `edgead train` wrote.")],
     fp16: Annotated[bool, typer.Option("--fp16", help="Mixed FP16 and FP32.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="INT8 linear layers with explicit Q/DQ.")] = False,
-    fp32: Annotated[bool, typer.Option("--fp32", help="The graph as trained (default).")] = False,
+    fp32: Annotated[
+        bool, typer.Option("--fp32", help="The graph as trained (default); with --normals: written anew.")
+    ] = False,
     target: Annotated[str, typer.Option(help=f"What to write: {', '.join(TARGETS)}.")] = "onnx",
     normals: Annotated[
         Path | None, typer.Option(help="Photos of good parts: INT8 ranges and the gate are measured on them.")
@@ -57,7 +59,7 @@ def command(
     precision: Any = "fp16" if fp16 else "int8" if int8 else "fp32"
     opened = Artifact.open(artifact)
     result: dict[str, Any] = {"precision": precision, "target": target}
-    if precision != "fp32" and (not opened.has(GRAPHS[precision]) or normals is not None):
+    if normals is not None or not opened.has(GRAPHS[precision]):
         if normals is None:
             raise ConfigError(
                 f"{artifact} has no {GRAPHS[precision]} yet, and making it needs photos of good parts",
@@ -92,7 +94,10 @@ def command(
 
 
 def _show(console: Console, record: dict[str, Any]) -> None:
-    table = Table("metric", "FP32", record["precision"].upper(), "change, points", title="what the export lost")
+    kind = record["precision"].upper()
+    table = Table(
+        "metric", "PyTorch" if kind == "FP32" else "FP32", kind, "change, points", title="what the export lost"
+    )
     for name, change in record["delta_points"].items():
         if change is not None:
             before, after = record["before"][name], record["after"][name]
@@ -101,8 +106,9 @@ def _show(console: Console, record: dict[str, Any]) -> None:
     rank = normals["rank_correlation"]
     table.add_row("score rank correlation on normals", "", "" if rank is None else f"{rank:.4f}", "")
     table.add_row("pixel-score correlation on normals", "", f"{normals['pixel_correlation']:.5f}", "")
+    table.add_row("largest error of an image score", "", f"{normals['errors']['image_score']['1.0']:.2g}", "")
     sizes = list(record["bytes"].values())
-    table.add_row("size, MB", f"{sizes[0] / 1e6:.1f}", f"{sizes[1] / 1e6:.1f}", "")
+    table.add_row("size, MB", f"{sizes[0] / 1e6:.1f}", f"{sizes[-1] / 1e6:.1f}", "")
     console.print(table)
     if record.get("left_in_float"):
         console.print(f"left in float: {', '.join(record['left_in_float'])}")

@@ -5,13 +5,16 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from safetensors.torch import save
 from timm.models.vision_transformer import LayerScale
 
+from edge_ad.artifact import Artifact, Manifest, Preprocessing
 from edge_ad.calibrate.int8 import measure_ranges
 from edge_ad.data.images import preprocess, read_image
 from edge_ad.export.compare import compare, pearson, ranks
 from edge_ad.export.engine import engine_graph
 from edge_ad.export.graph_tools import Graph, with_batch
+from edge_ad.export.job import ExportOptions, export_precision
 from edge_ad.export.lean import LeanMemory, PlainAttention, PlainGelu, lean
 from edge_ad.export.onnx_graph import export_onnx
 from edge_ad.export.quantize import layers_of, quantize_int8, to_fp16
@@ -93,6 +96,23 @@ def test_onnxruntime_makes_one_operation_of_each_gelu(exported, tmp_path):
     kinds = [node.op_type for node in onnx.load(tmp_path / "fused.onnx").graph.node]
     assert "Erf" not in kinds
     assert sum("Gelu" in kind for kind in kinds) == len(detector.teacher.vit.blocks) + detector.config.decoder_depth
+
+
+def test_fp32_is_written_anew_and_held_against_pytorch(exported, tiny_config, tmp_path):
+    detector, _, images = exported
+    model = tiny_config.model
+    manifest = Manifest(
+        "stripes", tiny_config.to_dict(), Preprocessing(detector.image_size, model.mean, model.std), ("stripes",)
+    )
+    weights = save({name: value.contiguous() for name, value in detector.state_dict().items()})
+    artifact = Artifact.create(tmp_path / "part", manifest, {"weights.safetensors": weights, "model.onnx": b"old"})
+    record = export_precision(artifact, "fp32", list(images), options=ExportOptions(threads=1))
+    assert record["normals"]["first"] == "torch fp32"
+    assert record["normals"]["rank_correlation"] > 0.8  # of five photos that are very much alike
+    assert record["normals"]["errors"]["image_score"]["1.0"] < 1e-3
+    assert record == artifact.manifest.reports["export.fp32"]
+    metadata = {entry.key: entry.value for entry in onnx.load(artifact.file("model.onnx")).metadata_props}
+    assert (metadata["classes"], metadata["precision"]) == ('["stripes"]', "fp32")
 
 
 def test_fp16_and_int8_of_the_real_architecture(exported):
