@@ -17,8 +17,8 @@ from edge_ad.model.student import MemoryDecoder, unit_tokens
 def lean(detector: Detector) -> Detector:
     """A copy whose constant factors are in its weights, and whose attention is plain matrix products.
 
-    Attention's scale goes into the queries' weights, LayerScale into the layer before it, the memory's sharpness
-    into its keys. Blocks of another kind than timm's plain one stay as they are.
+    Attention's scale goes into the queries' weights, LayerScale into the layer before it. Blocks of another kind than
+    timm's plain one stay as they are.
     """
     detector = copy.deepcopy(detector).eval().requires_grad_(False)
     for module in list(detector.modules()):
@@ -29,7 +29,7 @@ def lean(detector: Detector) -> Detector:
             _simplify(module)
         elif type(module) is MemoryDecoder:
             module.__class__ = LeanMemory
-            module.register_buffer("keys", module.prototypes.T * (module.sharpness / module.groups))
+            module.factor = float(module.sharpness / module.groups)
     return detector
 
 
@@ -67,12 +67,13 @@ class PlainGelu(nn.Module):
 
 
 class LeanMemory(MemoryDecoder):
-    """The memory with keys [G*C, P]: the prototypes, times the sharpness of the softmax."""
+    """The memory with the softmax's sharpness on the tokens, which are fewer than the similarities."""
 
-    keys: torch.Tensor
+    factor: float
 
     def recall(self, features: torch.Tensor) -> torch.Tensor:
-        return torch.softmax(unit_tokens(features) @ self.keys, dim=-1) @ self.prototypes
+        similarity = (unit_tokens(features) * self.factor) @ self.prototypes.T
+        return torch.softmax(similarity, dim=-1) @ self.prototypes
 
 
 def _simplify(block: Block) -> None:
