@@ -34,6 +34,8 @@ class OpenVinoRunner(GraphRunner):
         if device == "CPU":
             settings["INFERENCE_NUM_THREADS"] = default_threads(threads)
             settings["NUM_STREAMS"] = 1
+            # pinned to a core that a camera's decoder uses, a thread keeps all the others waiting
+            settings["ENABLE_CPU_PINNING"] = False
         try:
             core = openvino.Core()
             model = core.read_model(graph)

@@ -1,0 +1,86 @@
+"""What FP32, FP16 and INT8 score on a category with ONNX Runtime and OpenVINO: rows for export_accuracy.csv.
+
+    python tests/benchmarks/export_accuracy.py PART DATA --out tests/benchmarks/results/export_accuracy.csv
+
+PART is copied; graphs are written anew and judged as `edgead export` does. Ranges come from DATA's training photos.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import importlib.util
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from edge_ad.artifact import Artifact
+from edge_ad.cli.bench_model import _device, _revision, _version
+from edge_ad.export.compare import compare
+from edge_ad.export.gate import ALL_METRICS
+from edge_ad.export.job import ExportOptions, export_precision
+from edge_ad.export.targets import measured_on, prepared_normals
+from edge_ad.runtime.backends import GRAPHS, open_runner
+
+FIELDS = (
+    "date", "revision", "device", "category", "backend", "precision", "versions", "shape", "bytes", "left_in_float",
+    *ALL_METRICS, *(f"{name}_points" for name in ALL_METRICS), "rank_correlation", "pixel_correlation", "score_error",
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--images", type=int, default=32, help="normals to measure on")
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        artifact = Artifact.open(shutil.copytree(given.part, Path(folder) / "part"))
+        normals = prepared_normals(artifact, given.data / "train", given.images)
+        measured = measured_on(artifact, given.data)
+        left = {}
+        for precision in GRAPHS:
+            record = export_precision(artifact, precision, normals, options=ExportOptions(threads=given.threads))
+            left[precision] = " ".join(record.get("left_in_float", ()))
+            print(f"wrote {precision}", file=sys.stderr)
+        held = [image[None] for image in normals[len(normals) // 2 :]]
+        reference = open_runner(artifact, "onnxruntime-cpu", "fp32", given.threads)
+        before = measured(reference)
+        backends = ["onnxruntime-cpu", *(["openvino"] if importlib.util.find_spec("openvino") else [])]
+        for backend in backends:
+            for precision, name in GRAPHS.items():
+                runner = open_runner(artifact, backend, precision, given.threads)
+                after = before if (backend, precision) == ("onnxruntime-cpu", "fp32") else measured(runner)
+                apart = compare(reference, runner, held)
+                row = {
+                    "date": datetime.date.today().isoformat(), "revision": _revision(), "device": _device(),
+                    "category": artifact.manifest.name, "backend": backend, "precision": precision,
+                    "versions": _version(backend), "shape": "x".join(map(str, runner.image_size)),
+                    "bytes": artifact.manifest.files[name].bytes, "left_in_float": left[precision],
+                    "rank_correlation": f"{apart.rank_correlation:.4f}",
+                    "pixel_correlation": f"{apart.pixel_correlation:.5f}",
+                    "score_error": f"{apart.errors['image_score'][-1]:.2g}",
+                }  # fmt: skip
+                for key in ALL_METRICS:
+                    row[key] = f"{100 * after[key]:.3f}"
+                    row[f"{key}_points"] = f"{100 * (after[key] - before[key]):.3f}"
+                _append(given.out, row)
+                print(backend, precision, {key: row[key] for key in ALL_METRICS}, file=sys.stderr)
+                runner.close()
+
+
+def _append(path: Path, row: dict[str, object]) -> None:
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+if __name__ == "__main__":
+    main()
