@@ -16,8 +16,9 @@ from edge_ad.runtime.backends import GRAPHS, OUTPUTS, Precision
 def write_repository(artifact: Artifact, precision: Precision, out: Path, max_batch: int = 8) -> list[Path]:
     """Write OUT/<name>/config.pbtxt and OUT/<name>/1/model.onnx; the client sends preprocessed images.
 
-    Dynamic batching joins requests that arrive within 2 ms. Thresholds and preprocessing go along as parameters,
-    so a client needs nothing else. Serve it with `tritonserver --model-repository OUT`.
+    Dynamic batching joins requests that arrive within 2 ms. Preprocessing goes along as a parameter, and so do the
+    thresholds if they were calibrated in this precision: a client needs nothing else. Serve it with
+    `tritonserver --model-repository OUT`.
     """
     graph = artifact.file(GRAPHS[precision])
     model = onnx.load_model(graph)
@@ -30,11 +31,11 @@ def write_repository(artifact: Artifact, precision: Precision, out: Path, max_ba
     (folder / "1").mkdir(parents=True, exist_ok=True)
     shutil.copyfile(graph, folder / "1" / "model.onnx")
     config = folder / "config.pbtxt"
-    config.write_text(_config(artifact, model, name, max_batch), encoding="utf-8")
+    config.write_text(_config(artifact, model, precision, max_batch), encoding="utf-8")
     return [config, folder / "1" / "model.onnx"]
 
 
-def _config(artifact: Artifact, model: onnx.ModelProto, name: str, max_batch: int) -> str:
+def _config(artifact: Artifact, model: onnx.ModelProto, precision: Precision, max_batch: int) -> str:
     def dims(value: onnx.ValueInfoProto) -> str:
         sizes = [dim.dim_value or -1 for dim in value.type.tensor_type.shape.dim][1:]
         # a tensor [B] has no dimension besides the batch: one is declared, and taken away by the reshape
@@ -50,12 +51,13 @@ def _config(artifact: Artifact, model: onnx.ModelProto, name: str, max_batch: in
         "classes": json.dumps(manifest.classes),
         "artifact_sha256": artifact.digest(),
     }
-    for key in ("image_threshold", "pixel_threshold"):
-        if key in calibration:
-            parameters[key] = repr(calibration[key])
+    if calibration.get("precision", "fp32") == precision:  # a threshold holds for the scores that it was set from
+        for key in ("image_threshold", "pixel_threshold"):
+            if key in calibration:
+                parameters[key] = repr(calibration[key])
     outputs = {value.name: value for value in model.graph.output}
     lines = [
-        f'name: "{name}"',
+        f'name: "{manifest.name}_{precision}"',
         'platform: "onnxruntime_onnx"',
         f"max_batch_size: {max_batch}",
         "input [\n" + tensor(model.graph.input[0]) + "\n]",

@@ -1,5 +1,10 @@
 """Preprocessing inside the graph, and the server's model repository."""
 
+import json
+import subprocess
+import sys
+import zipfile
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -51,6 +56,39 @@ def test_repository_matches_the_graph(small_artifact, tmp_path):
     assert 'name: "image_score"\n    data_type: TYPE_FP32\n    dims: [ 1 ]\n    reshape: { shape: [ ] }' in text
     assert 'key: "image_threshold" value: { string_value: "0.25" }' in text
     assert "max_batch_size: 8" in text
+
+
+def test_thresholds_of_another_precision_stay_behind(small_artifact, tmp_path):
+    small_artifact.update(calibration={"image_threshold": 0.25, "precision": "int8"})
+    config, _ = write_repository(small_artifact, "fp32", tmp_path)
+    assert "image_threshold" not in config.read_text()
+
+
+def test_repository_is_valid_by_the_servers_own_schema(small_artifact, tmp_path):
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", tmp_path, "tritonclient==2.73.0"]
+    if subprocess.run(command, capture_output=True, timeout=60, check=False).returncode:
+        pytest.skip("tritonclient can't be downloaded here")
+    (wheel,) = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extract("tritonclient/grpc/model_config_pb2.py", tmp_path)
+    small_artifact.update(calibration={"image_threshold": 0.25, "pixel_threshold": 0.5})
+    config, graph = write_repository(small_artifact, "fp32", tmp_path / "models", max_batch=8)
+    read = (
+        "import sys, model_config_pb2 as schema\n"
+        "from google.protobuf import json_format, text_format\n"
+        "config = text_format.Parse(open(sys.argv[1]).read(), schema.ModelConfig())\n"
+        "print(json_format.MessageToJson(config, preserving_proto_field_name=True))\n"
+    )
+    environment = {"PYTHONPATH": str(tmp_path / "tritonclient" / "grpc")}
+    done = subprocess.run(
+        [sys.executable, "-c", read, config], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["name"] == config.parent.name
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    for mine, theirs in ((found["input"], session.get_inputs()), (found["output"], session.get_outputs())):
+        shapes = {one.name: [str(size) for size in one.shape[1:]] for one in theirs}
+        assert {one["name"]: [] if "reshape" in one else one["dims"] for one in mine} == shapes
 
 
 def test_fixed_batch_can_not_be_batched(small_artifact, tmp_path):
