@@ -29,7 +29,7 @@ class ExportOptions:
 
     ranges: Method = "percentile"
     percentile: float = 99.99
-    smooth: float = 0.0
+    smooth: float = 0.5
     error_budget: float = 0.08
     skip: tuple[str, ...] = ()
     max_loss: float | None = None
