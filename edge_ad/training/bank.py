@@ -82,9 +82,8 @@ class TripletBank:
 
     def teach(self, images: Sequence[Array]) -> torch.Tensor:
         """Teacher features [B, G, C, h, w] of images [3, H, W], on the training device."""
-        with torch.inference_mode():
-            batch = torch.from_numpy(np.stack(images)).to(self.device)
-            return self.detector.teacher(batch).clone()
+        with torch.no_grad():  # no inference mode: its tensors can't be kept for a student's gradient
+            return self.detector.teacher(torch.from_numpy(np.stack(images)).to(self.device))
 
     def _prepare(self, frame: Array) -> Array:
         model = self.config.model

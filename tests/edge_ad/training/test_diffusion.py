@@ -31,8 +31,8 @@ TINY = replace(
 FRAMES = list(np.random.default_rng(0).integers(0, 256, (5, 20, 24, 3), dtype=np.uint8))
 
 
-def trainer(folder, config=TINY, **more):
-    return DiffusionTrainer(FRAMES, config, folder, device="cpu", seed=1, **more)
+def trainer(folder, config=TINY, frames=FRAMES, **more):
+    return DiffusionTrainer(frames, config, folder, device="cpu", seed=1, **more)
 
 
 def losses(folder):
@@ -54,9 +54,11 @@ def test_a_run_leaves_model_losses_and_sheets(whole):
     assert load_model(folder)[2] == trained.sha256
 
 
-def test_loss_falls(tmp_path):
-    config = replace(TINY, steps=90, checkpoint_steps=1000, sheet_steps=1000, learning_rate=2e-3)
-    trainer(tmp_path, config).run()
+@pytest.mark.parametrize("predicts", ["v", "noise"])
+def test_loss_falls(tmp_path, predicts):
+    config = replace(TINY, predicts=predicts, steps=90, checkpoint_steps=1000, sheet_steps=1000, learning_rate=2e-3)
+    plain = [np.full((20, 24, 3), level, np.uint8) for level in (60, 90, 120)]
+    trainer(tmp_path, config, plain).run()
     values = losses(tmp_path)
     assert np.mean(values[-20:]) < 0.6 * np.mean(values[:5])
 
