@@ -27,7 +27,7 @@ def cosine_map(teacher_features: Array, student_features: Array, *, channels_las
 
 def cosine_map_gradient(teacher_features: Array, student_features: Array, grad: Array, *, eps: float) -> Array:
     """Gradient of the difference map in the student's features [B,C,h,w], for the gradient [B,h,w] of the map."""
-    return _cpp.cosine_map_gradient(*map(_floats, (teacher_features, student_features, grad)), eps)
+    return _cpp.cosine_map_gradient(_floats(teacher_features), _floats(student_features), _floats(grad), eps)
 
 
 def head_input(teacher_features: Array, student_features: Array, *, eps: float) -> Array:

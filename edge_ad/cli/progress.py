@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 LINE_SECONDS = 15.0  # between two lines where stderr is no terminal
 
@@ -25,7 +25,7 @@ class TerminalProgress:
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self._task = None
+        self._task: TaskID | None = None
         self._name, self._total, self._done, self._said = "", 0, 0, 0.0
 
     def __enter__(self) -> TerminalProgress:

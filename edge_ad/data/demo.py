@@ -105,8 +105,8 @@ def _paint(image: Array, rng: np.random.Generator) -> Array:
 def _scratch(image: Array, rng: np.random.Generator) -> Array:
     start, angle = rng.uniform(25, CROP - 25, 2), rng.uniform(0, np.pi)
     end = start + rng.uniform(25, 70) * np.array([np.cos(angle), np.sin(angle)])
-    ends = [tuple(int(v) for v in point.round()) for point in (start, end)]
-    cv2.line(image, *ends, (225, 225, 225), 1, cv2.LINE_AA)
+    first, last = (tuple(int(v) for v in point.round()) for point in (start, end))
+    cv2.line(image, first, last, (225, 225, 225), 1, cv2.LINE_AA)
     return image
 
 

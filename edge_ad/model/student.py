@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -182,8 +183,10 @@ class Student(nn.Module):
                 self.encoder.vit.init_weights("")
             self.encoder.__class__ = Encoder  # a Teacher would refuse to train
             self.encoder.train()
-        kinds = {"memory": MemoryDecoder, "transformer": TransformerDecoder}
-        self.decoder = kinds[config.decoder](config, teacher.channels) if config.decoder in kinds else NoDecoder()
+        kinds: dict[str, Any] = {"memory": MemoryDecoder, "transformer": TransformerDecoder}
+        self.decoder: Any = (
+            kinds[config.decoder](config, teacher.channels) if config.decoder in kinds else NoDecoder()
+        )
 
     def forward(
         self, images: torch.Tensor | None, teacher_features: torch.Tensor, recalled: torch.Tensor | None = None

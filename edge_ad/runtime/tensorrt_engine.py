@@ -129,7 +129,7 @@ def make_logger(trt: Any, messages: list[str]) -> Any:
         trt.ILogger.Severity.WARNING: logging.INFO,
     }
 
-    class Logger(trt.ILogger):  # type: ignore[misc]
+    class Logger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
@@ -184,7 +184,7 @@ def _configure(trt: Any, builder: Any, network: Any, config: Any, options: Engin
 
 
 def _monitor(trt: Any, say: Say) -> Any:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+    class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.steps: dict[str, int] = {}

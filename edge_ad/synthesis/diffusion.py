@@ -147,7 +147,7 @@ class Drawing:
     origin: Frame | None = None
 
 
-@torch.no_grad()  # type: ignore[untyped-decorator]
+@torch.no_grad()
 def sample(
     network: Any, config: DiffusionConfig, drawings: Sequence[Drawing], *, steps: int | None = None
 ) -> list[Frame]:

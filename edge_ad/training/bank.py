@@ -20,7 +20,7 @@ from edge_ad.model.student import MemoryDecoder, unit_tokens
 from edge_ad.synthesis.dataset import NormalFrames
 from edge_ad.synthesis.defects import Triplet
 from edge_ad.synthesis.shards import WrittenTriplets
-from edge_ad.training.features import FeatureStore
+from edge_ad.training.features import FeatureStore, Row
 
 log = logging.getLogger("edge_ad.training")
 
@@ -97,15 +97,14 @@ class CachedBank(TripletBank):
         """Open or create the stores; `fill_normals` and `fill_triplets` then compute what is missing."""
         grid = self.detector.teacher.grid
         model = self.config.model
-        features = ((model.groups, self.detector.teacher.channels, *grid), "float16")
-        tokens = ((grid[0] * grid[1], model.groups * self.detector.teacher.channels), "float16")
+        features: Row = ((model.groups, self.detector.teacher.channels, *grid), "float16")
+        tokens: Row = ((grid[0] * grid[1], model.groups * self.detector.teacher.channels), "float16")
         memory = {"recalled": tokens} if isinstance(self.detector.student.decoder, MemoryDecoder) else {}
         self.normals = FeatureStore(folder / "normals", len(self.paths), {"features": features}, key)
         self.recalls = FeatureStore(folder / "recalls", len(self.paths), memory, key)
-        masks = (self.mask_size, "float16")
-        clean = (
-            {"clean": features} if isinstance(self.source, WrittenTriplets) else {}
-        )  # their normals are pictures of their own
+        masks: Row = (self.mask_size, "float16")
+        # the normals of written triplets are pictures of their own
+        clean = {"clean": features} if isinstance(self.source, WrittenTriplets) else {}
         self.triplets = FeatureStore(
             folder / "triplets", triplets, {"features": features, "masks": masks, **clean, **memory}, key
         )
@@ -168,8 +167,12 @@ class CachedBank(TripletBank):
             if self.recalls.arrays:
                 recalls = self.triplets if bad else self.recalls
                 recalled.append(recalls.arrays["recalled"][row])
-        tensors = [self._tensor(rows) for rows in (clean, corrupt, masks)]
-        return Batch(*tensors, recalled=self._tensor(recalled) if recalled else None)
+        return Batch(
+            self._tensor(clean),
+            self._tensor(corrupt),
+            self._tensor(masks),
+            recalled=self._tensor(recalled) if recalled else None,
+        )
 
     def _stored(self, store: FeatureStore, rows: Sequence[int]) -> torch.Tensor:
         return self._tensor([store.arrays["features"][row] for row in rows])

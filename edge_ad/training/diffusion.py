@@ -177,7 +177,7 @@ class DiffusionTrainer:
         self.step += 1
         return float(self._over_all(loss.detach()))
 
-    @torch.no_grad()  # type: ignore[untyped-decorator]
+    @torch.no_grad()
     def _follow(self) -> None:
         """EMA: average <- d average + (1 - d) weights, with d growing to its value so that the start is forgotten."""
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))

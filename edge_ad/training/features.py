@@ -12,6 +12,8 @@ import numpy as np
 
 from edge_ad.errors import DataError
 
+Row = tuple[tuple[int, ...], str]  # shape and dtype of one row
+
 
 class FeatureStore:
     """Rows of equal-shaped arrays in memory-mapped files, filled in order, that survive a killed process.
@@ -20,7 +22,7 @@ class FeatureStore:
     anew. The count of finished rows is written after the rows themselves.
     """
 
-    def __init__(self, folder: Path, rows: int, arrays: dict[str, tuple[tuple[int, ...], str]], key: Any) -> None:
+    def __init__(self, folder: Path, rows: int, arrays: dict[str, Row], key: Any) -> None:
         self.folder, self.rows = folder, rows
         self._note = folder / "done.json"
         self._key = json.loads(json.dumps({"key": key, "rows": rows, "arrays": arrays}))
