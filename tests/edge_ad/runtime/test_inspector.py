@@ -207,11 +207,13 @@ def test_deadline_is_answered_on_time_and_only_once(run_settings, part_folder, s
     settings = run_settings(station(part_folder, policy=policy, source={"queue": 1}))
     inspector = Inspector(settings)
     loaded = inspector.stations[0].engine.loaded
-    infer, calls = loaded.infer, []
+    infer, calls, answered = loaded.infer, [], []
 
     def slow_sometimes(images):
         calls.append(1)
-        time.sleep(0.6 if len(calls) == 3 else 0)
+        if len(calls) == 3:  # as slow as it takes: the line must have answered before this returns
+            wait_for(lambda: any("deadline" in verdict.reason for verdict in stored()))
+            answered.append(True)
         return infer(images)
 
     monkeypatch.setattr(loaded, "infer", slow_sometimes)
@@ -219,9 +221,10 @@ def test_deadline_is_answered_on_time_and_only_once(run_settings, part_folder, s
     verdicts = stored()
     late = [v for v in verdicts if "deadline" in v.reason]
     assert len(verdicts) == 20
-    assert 1 <= summary.late == len(late) <= 8  # the slow one, and those queued behind it
+    assert answered
+    assert 1 <= summary.late == len(late) < 20  # the slow one, and those queued behind it
     assert all(v.decision == "NG" and v.score is None for v in late)
-    assert min(v.latency_ms["total"] for v in late) < 400
+    assert len({v.id for v in verdicts}) == 20
 
 
 def test_votes_over_frames_of_a_part(run_settings, part_folder, stored):
