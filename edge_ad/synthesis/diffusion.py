@@ -230,11 +230,16 @@ def save_model(network: Any, config: DiffusionConfig, folder: Path, step: int = 
     return digest
 
 
+def _recorded(record: dict[str, Any]) -> DiffusionConfig:
+    """A model's settings as written beside its weights; those that don't say what they predict predict noise."""
+    return read_section(DiffusionConfig, {"predicts": "noise", **record["diffusion"]}, "diffusion")
+
+
 def is_trained(folder: Path, config: DiffusionConfig) -> bool:
     """Whether the folder holds a model of this network and schedule, trained for at least the steps asked for."""
     try:
         record = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        found = read_section(DiffusionConfig, record["diffusion"], "diffusion")
+        found = _recorded(record)
         names = ("resolution", "channels", "layers", "attention", "timesteps", "betas", "predicts")
         same = all(getattr(found, name) == getattr(config, name) for name in names)
         return same and int(record["step"]) >= config.steps
@@ -252,7 +257,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[Any, D
         record = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         data = (folder / WEIGHTS).read_bytes()
         digest = str(record["sha256"])
-        config = read_section(DiffusionConfig, record["diffusion"], "diffusion")
+        config = _recorded(record)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"no diffusion model can be read from {folder}: {error}", again) from error
     if hashlib.sha256(data).hexdigest() != digest:

@@ -1,3 +1,4 @@
+import json
 from collections import Counter
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from edge_ad.synthesis.diffusion import (
     Drawing,
     build_network,
     drawer,
+    is_trained,
     load_model,
     predicted_noise,
     respaced,
@@ -223,3 +225,14 @@ def test_generated_images_fit_the_frame(network, tmp_path):
     assert anomaly.shape == (20, 31, 3)
     with pytest.raises(ArtifactError, match="no generated images"):
         GeneratedImages(tmp_path / "none")
+
+
+def test_a_model_that_does_not_say_what_it_predicts_predicts_noise(network, tmp_path):
+    save_model(network, TINY, tmp_path, step=10**6)
+    record = json.loads((tmp_path / "diffusion.json").read_text())
+    assert load_model(tmp_path)[1].predicts == "v"
+    del record["diffusion"]["predicts"]
+    (tmp_path / "diffusion.json").write_text(json.dumps(record))
+    assert load_model(tmp_path)[1].predicts == "noise"
+    assert not is_trained(tmp_path, TINY)  # it is no model of these settings
+    assert is_trained(tmp_path, replace(TINY, predicts="noise"))
