@@ -61,7 +61,8 @@ class Detector(nn.Module):
         self, images: torch.Tensor | None, teacher_features: torch.Tensor, recalled: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Student features [B, G, C, h, w], difference maps of eq. 5 [B, G, h, w], and the head's logits."""
-        student = self.student(images, teacher_features, recalled)
+        # under autocast the student answers in half precision; maps, loss and head's input are taken in the teacher's
+        student = self.student(images, teacher_features, recalled).to(teacher_features.dtype)
         maps = difference_maps(teacher_features, student)
         logits = None if self.head is None else self.head(teacher_features, student, maps)
         return student, maps, logits

@@ -15,13 +15,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
 from edge_ad import kernels
 from edge_ad.config import Config
 from edge_ad.errors import ConfigError, DataError, EdgeAdError
 from edge_ad.model.detector import Detector
 from edge_ad.synthesis.shards import WrittenTriplets
+from edge_ad.training.acceleration import new_accelerator
 from edge_ad.training.bank import Batch, CachedBank, OnlineBank, TripletMaker
 from edge_ad.training.logs import TrainingLog
 from edge_ad.training.losses import cosine_loss, focal_loss, l1_loss
@@ -77,13 +77,7 @@ class DetectorTrainer:
     ) -> None:
         self.config, self.detector, self.folder, self.progress = config, detector, folder, progress
         settings = config.training
-        self.accelerator = Accelerator(
-            cpu=device == "cpu",
-            mixed_precision={"fp32": "no"}.get(settings.precision, settings.precision),
-            gradient_accumulation_steps=settings.gradient_accumulation,
-        )
-        if device == "cuda" and self.accelerator.device.type != "cuda":
-            raise ConfigError("--device cuda, but torch sees no GPU", "use --device cpu, or check `edgead doctor`")
+        self.accelerator = new_accelerator(device, settings.precision, settings.gradient_accumulation)
         self.limit = math.inf if max_minutes is None else max(10.0, 60 * max_minutes - FINISH_SECONDS)
         self.fit, self.held = split_held_out(normals, settings.held_out, settings.seed)
         cached = config.model.student == "shared" and settings.triplets > 0

@@ -15,7 +15,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from edge_ad.artifact import write_atomically
@@ -34,6 +33,7 @@ from edge_ad.synthesis.diffusion import (
     to_tensor,
 )
 from edge_ad.synthesis.sheet import grid
+from edge_ad.training.acceleration import new_accelerator
 from edge_ad.training.logs import TrainingLog
 
 LOSSES = "losses.jsonl"
@@ -85,7 +85,7 @@ class DiffusionTrainer:
         if not len(frames):
             raise DataError("no normal images to train the diffusion model on", "check the folder of good parts")
         self.config, self.folder, self.seed, self._say = config, folder, seed, say
-        self.accelerator = Accelerator(mixed_precision=config.precision, cpu=device == "cpu")
+        self.accelerator = new_accelerator(device, config.precision)
         folder.mkdir(parents=True, exist_ok=True)
         self._images = to_tensor([fitted(frames[number], config.resolution) for number in range(len(frames))])
         torch.manual_seed(seed)

@@ -69,6 +69,19 @@ def test_training_is_deterministic_and_an_interrupted_run_goes_on_exactly(change
         torch.testing.assert_close(one, other, msg=name, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("changes", [{}, {"student": "separate", "decoder": "transformer"}], ids=["edge", "paper"])
+@pytest.mark.parametrize("head_input", ["product", "map"])
+def test_mixed_precision_learns_nearly_what_float32_does(changes, head_input, tiny_config, photos, tmp_path):
+    losses = []
+    for precision in ("fp32", "bf16"):
+        record = Record()
+        config = tiny_config.override("model", head_input=head_input, **changes)
+        trainer(config.override("training", precision=precision), photos, tmp_path / precision, record).run()
+        losses.append(record.losses)
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert losses[1] != losses[0]
+
+
 def test_losses_fall(tiny_config, photos, tmp_path):
     record = Record()
     config = tiny_config.override("training", steps=80, triplets=1, learning_rate=3e-3)

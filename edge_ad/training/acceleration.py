@@ -1,0 +1,27 @@
+"""Hugging Face Accelerate as both trainers use it."""
+
+from __future__ import annotations
+
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from edge_ad.errors import ConfigError
+
+
+def new_accelerator(device: str, precision: str, gradient_accumulation: int = 1) -> Accelerator:
+    """An Accelerator of the given settings, whichever ones a training before it in this process had.
+
+    device: auto, cpu or cuda. precision: fp32 (or no), bf16 or fp16, of autocast. Processes that were launched
+    together stay connected. Raises ConfigError for cuda without a GPU.
+    """
+    # Accelerate keeps one precision for the process and refuses another: a float32 diffusion model, then a bf16
+    # detector. Its only way out is this method, which transformers calls too.
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(
+        cpu=device == "cpu",
+        mixed_precision="no" if precision == "fp32" else precision,
+        gradient_accumulation_steps=gradient_accumulation,
+    )
+    if device == "cuda" and accelerator.device.type != "cuda":
+        raise ConfigError("--device cuda, but torch sees no GPU", "use --device cpu, or check `edgead doctor`")
+    return accelerator
