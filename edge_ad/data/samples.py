@@ -152,9 +152,9 @@ def _outside(folder: Path, categories: Iterable[Path]) -> list[Problem]:
 
 def _layout(folder: Path) -> str | None:
     names = {child.name.lower(): child for child in _folders(folder)}
-    if "train" in names and (any(f.name.lower() in GOOD for f in _folders(names["train"])) or "test" in names):
-        return "mvtec"
-    if "test" in names and MASKS & names.keys():  # published without the training photos
+    splits = names.keys() & {"train", "test"}
+    with_good = any(f.name.lower() in GOOD for split in splits for f in _folders(names[split]))
+    if len(splits) == 2 or with_good or ("test" in splits and MASKS & names.keys()):  # one may be unpublished
         return "mvtec"
     if (folder / "Data" / "Images").is_dir():
         return "visa"

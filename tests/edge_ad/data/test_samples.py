@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 
 import pytest
@@ -49,6 +50,18 @@ def test_missing_and_unused_masks_are_named(tmp_path):
     }
     assert len(data.test) == 4
     assert len(data.train) == 4
+
+
+@pytest.mark.parametrize("left", ["masks", "good", "both"])
+def test_a_test_split_alone_is_never_taken_for_photos_to_train_on(tmp_path, left):
+    mvtec(tmp_path)
+    shutil.rmtree(tmp_path / "train")
+    if left == "good":
+        shutil.rmtree(tmp_path / "ground_truth")
+    if left == "masks":
+        shutil.rmtree(tmp_path / "test/good")
+    data = scan(tmp_path)
+    assert (len(data.train), {sample.label for sample in data.test} >= {1}) == (0, True)
 
 
 def test_root_of_several_categories(tmp_path):
