@@ -311,10 +311,11 @@ def stamps(artifact: Artifact, dataset: Dataset, runner: Runner) -> dict[str, An
     }
 
 
-def category_thresholds(calibration: Mapping[str, Any] | None, categories: Sequence[str]) -> dict[str, float]:
-    """The image threshold of each category, its own or the common one; empty before calibration."""
-    if not calibration or calibration.get("image_threshold") is None:
+def category_thresholds(
+    calibration: Mapping[str, Any] | None, categories: Sequence[str], key: str = "image_threshold"
+) -> dict[str, float]:
+    """A threshold of each category, its own or the common one; empty before calibration. key: or pixel_threshold."""
+    if not calibration or calibration.get(key) is None:
         return {}
     own = calibration.get("per_class") or {}
-    common = float(calibration["image_threshold"])
-    return {name: float(own.get(name, {}).get("image_threshold", common)) for name in categories}
+    return {name: float(own.get(name, calibration)[key]) for name in categories}

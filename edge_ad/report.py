@@ -6,7 +6,7 @@ import base64
 import heapq
 import html
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -88,17 +88,17 @@ def draw_sheet(
     evaluation: Evaluation,
     gallery: Gallery,
     scale: ScoreScale | None = None,
-    pixel_threshold: float | None = None,
+    pixel_thresholds: Mapping[str, float] | None = None,
     shown: int = 3,
 ) -> Frame:
     """The contact sheet: of each category the defects and good photos with the lowest and the highest scores.
 
-    scale: of the heat maps; default: the range of those shown. pixel_threshold: draws boxes around what exceeds
-    it. shown: photos of each sort; a photo appears once.
+    scale: of the heat maps; default: the range of those shown. pixel_thresholds: by category; boxes are drawn around
+    what exceeds them. shown: photos of each sort; a photo appears once.
     """
     rows = []
     for category in evaluation.categories:
-        threshold = evaluation.thresholds.get(category)
+        threshold, pixel_threshold = evaluation.thresholds.get(category), (pixel_thresholds or {}).get(category)
         several = len(evaluation.categories) > 1
         extremes = [one for row in _ROWS for one in gallery.row(category, row)[:shown]]
         for one in {(one.kind, one.name): one for one in extremes}.values():

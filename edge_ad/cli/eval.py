@@ -87,8 +87,8 @@ def command(
             write_atomically(json_file, json.dumps(figures, indent=1).encode())
     scale = score_scale(calibration) if calibration else None
     if sheet:
-        pixel_threshold = (calibration or {}).get("pixel_threshold")
-        write_atomically(sheet, encode_image(draw_sheet(result, gallery, scale, pixel_threshold), sheet.suffix))
+        pixel_thresholds = category_thresholds(calibration, dataset.categories, "pixel_threshold")
+        write_atomically(sheet, encode_image(draw_sheet(result, gallery, scale, pixel_thresholds), sheet.suffix))
         words.print(f"contact sheet: {sheet}", soft_wrap=True)
     if report:
         write_atomically(report, write_report(result, gallery, scale).encode())

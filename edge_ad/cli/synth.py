@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +13,7 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from edge_ad.config import DiffusionConfig
+    from edge_ad.data.loader import PhotoReader
     from edge_ad.synthesis.dataset import NormalFrames
     from edge_ad.synthesis.defects import Frame
     from edge_ad.synthesis.generated import GeneratedImages
@@ -63,6 +64,7 @@ def command(
     where it stopped, and is reused when done.
     """
     from edge_ad.config import SynthesisConfig, read_section, to_plain
+    from edge_ad.data.loader import PhotoReader
     from edge_ad.data.samples import scan
     from edge_ad.synthesis.dataset import SHEET, NormalFrames, write_triplets
     from edge_ad.synthesis.quality import Limits, QualityControl
@@ -70,7 +72,9 @@ def command(
 
     shares = parse_sources(source)
     dataset = scan(data)
-    frames = NormalFrames([sample.path for sample in dataset.train], size)
+    reader = PhotoReader()
+    photos = [one.sample.path for one in reader.usable(dataset.train)[0]]
+    frames = NormalFrames(photos, size, reader)
     model = _model_settings(resolution, steps, perturbation, strength, start, images, precision)
     texts = tuple(f"{name}:{share:.6g}" for name, share in shares.items())
     settings = read_section(
@@ -80,7 +84,9 @@ def command(
     generated = None
     notes: dict[str, Any] = {"data": dataset.name, "settings": to_plain(settings)}
     if "ddpm" in shares:
-        generated, notes["ddpm"] = generate_images(frames, model, ddpm or out / "ddpm", seed, max_minutes, device)
+        generated, notes["ddpm"] = generate_images(
+            photos, reader, model, ddpm or out / "ddpm", seed, max_minutes, device
+        )
     features = _teacher_features(weights, frames[0].shape) if min_feature_distance else None
     quality = QualityControl(Limits(min_feature_distance=min_feature_distance), features)
     sources = build_sources(settings, frames, generated=generated, textures=textures)
@@ -153,7 +159,13 @@ def _teacher_features(weights: str | None, shape: tuple[int, ...]) -> Features:
 
 
 def generate_images(
-    frames: NormalFrames, model: DiffusionConfig, folder: Path, seed: int, max_minutes: float | None, device: str
+    photos: Sequence[Path],
+    reader: PhotoReader,
+    model: DiffusionConfig,
+    folder: Path,
+    seed: int,
+    max_minutes: float | None,
+    device: str,
 ) -> tuple[GeneratedImages, dict[str, Any]]:
     """Train or reuse the diffusion model, and fill its cache of anomaly images.
 
@@ -166,7 +178,7 @@ def generate_images(
     from edge_ad.synthesis.generated import GeneratedImages, Index, fill_cache
     from edge_ad.synthesis.quality import Memorised
 
-    frames = NormalFrames(frames.paths, max(384, 2 * model.resolution))
+    frames = NormalFrames(photos, max(384, 2 * model.resolution), reader)
     step = model.steps
     if is_trained(folder, model):
         console.print(f"the diffusion model in {folder} is trained: reused")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from edge_ad.artifact import Artifact
     from edge_ad.cli.progress import TerminalProgress
     from edge_ad.config import Config
+    from edge_ad.data.loader import PhotoReader
+    from edge_ad.data.samples import Sample
     from edge_ad.synthesis.generated import GeneratedImages
 
 
@@ -78,16 +80,18 @@ def train_artifact(
     """Train, write weights and graph as one artifact, and set a first threshold from the held-out normals."""
     from edge_ad.artifact import Artifact
     from edge_ad.cli.progress import TerminalProgress
+    from edge_ad.data.loader import PhotoReader
     from edge_ad.export.onnx_graph import export_onnx
     from edge_ad.synthesis.shards import WrittenTriplets
     from edge_ad.training.job import train_detector, work_folder
 
     check_output(out)
     began = time.monotonic()
+    reader = PhotoReader()
     written = WrittenTriplets(triplets) if triplets is not None else None
     generated = None
     if written is None:
-        generated = anomaly_images(settings, data, ddpm or work_folder(out, "ddpm"), max_minutes, device)
+        generated = anomaly_images(settings, data, ddpm or work_folder(out, "ddpm"), max_minutes, device, reader)
     if max_minutes is not None:
         max_minutes -= (time.monotonic() - began) / 60
     with TerminalProgress() as progress:
@@ -102,33 +106,32 @@ def train_artifact(
             max_minutes=max_minutes,
             weights=weights,
             resume=resume,
+            reader=reader,
         )
         progress.phase("writing the artifact", 1)
         graph = export_onnx(trained.detector, classes=trained.manifest.classes, preset=settings.preset)
         files = {"weights.safetensors": trained.weights(), "model.onnx": graph}
         artifact = Artifact.create(out, trained.manifest, files)
-        trained.clean_up()
         progress.phase("first threshold", len(trained.held_out))
-        first_threshold(artifact, trained.held_out, progress)
+        first_threshold(artifact, trained.held_out, reader, progress)
+        trained.clean_up()
     return artifact
 
 
 def anomaly_images(
-    settings: Config, data: list[Path], folder: Path, max_minutes: float | None, device: str
+    settings: Config, data: list[Path], folder: Path, max_minutes: float | None, device: str, reader: PhotoReader
 ) -> GeneratedImages | None:
     """The diffusion model's images where the settings name `ddpm`; at most half of the time goes there."""
     from edge_ad.cli.synth import generate_images
-    from edge_ad.data.samples import scan
-    from edge_ad.synthesis.dataset import NormalFrames
     from edge_ad.synthesis.sources import parse_sources
+    from edge_ad.training.job import usable_normals
 
     if "ddpm" not in parse_sources(settings.synthesis.sources):
         return None
-    photos = [sample.path for path in data for sample in scan(path).train]
-    frames = NormalFrames(photos, settings.synthesis.diffusion.resolution)
+    model, seed = settings.synthesis.diffusion, settings.training.seed
+    photos = [one.sample.path for one in usable_normals(data, reader)[0]]
     share = None if max_minutes is None else max_minutes / 2
-    images, _ = generate_images(frames, settings.synthesis.diffusion, folder, settings.training.seed, share, device)
-    return images
+    return generate_images(photos, reader, model, folder, seed, share, device)[0]
 
 
 def check_output(out: Path) -> None:
@@ -140,20 +143,33 @@ def check_output(out: Path) -> None:
         raise ArtifactError(f"{out} exists and is no artifact", "choose another --out folder")
 
 
-def first_threshold(artifact: Artifact, held_out: list[Path], progress: TerminalProgress) -> None:
-    """The strictest promise that the held-out normals allow, at most 1 % false alarms."""
-    from edge_ad.calibrate.calibration import Wish, calibration_record, score_frames
-    from edge_ad.data.images import read_image
+def first_threshold(
+    artifact: Artifact, held_out: list[Sample], reader: PhotoReader, progress: TerminalProgress
+) -> None:
+    """The strictest promise that the held-out normals allow, at most 1 % false alarms; one of each product's own."""
+    import numpy as np
+
+    from edge_ad.calibrate.calibration import Scores, Wish, calibration_record, score_frames, with_product
     from edge_ad.runtime.backends import open_runner
     from edge_ad.runtime.predictor import Predictor
 
-    wish = Wish(false_alarm_rate=max(0.01, 1 / (len(held_out) + 1)))
     with Predictor(artifact, open_runner(artifact, "onnxruntime", "fp32")) as predictor:
-        scores = score_frames(predictor, map(read_image, held_out), advance=lambda: progress.advance(1))
-    record = calibration_record(scores, wish, precision="fp32", backend="onnxruntime")
-    artifact.update(calibration=record)
-    if wish.false_alarm_rate > 0.01:
-        progress.console.print(
-            f"[dim]the first threshold rests on {len(held_out)} held-out photos: about one good part in "
-            f"{len(held_out) + 1} is a false alarm; `edgead calibrate` with more photos does better[/]"
-        )
+        frames = (reader.read(sample.path) for sample in held_out)
+        scores = score_frames(predictor, frames, advance=lambda: progress.advance(1))
+
+    categories = np.array([sample.category for sample in held_out])
+    products = sorted(set(categories))
+    calibration: dict[str, Any] | None = None
+    for product in ["", *(products if len(products) > 1 else ())]:
+        chosen = (categories == product) | (product == "")
+        count = int(chosen.sum())
+        rate = max(0.01, 1 / (count + 1))
+        part = Scores(scores.image_scores[chosen], scores.pixel_maxima[chosen])
+        record = calibration_record(part, Wish(rate), precision="fp32", backend="onnxruntime")
+        calibration = record if calibration is None else with_product(calibration, record, product)
+        if rate > 0.01:
+            progress.console.print(
+                f"[dim]the first threshold{product and f' of {product}'} rests on {count} held-out photos: about one "
+                f"good part in {count + 1} is a false alarm; `edgead calibrate` with more photos does better[/]"
+            )
+    artifact.update(calibration=calibration)

@@ -1,26 +1,76 @@
-"""Read photos ahead of their use; broken ones are named and left out."""
+"""Read photos ahead of their use, and once; broken ones are named and left out."""
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, MutableSequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
+
+import cv2
+import numpy as np
 
 from edge_ad.data.images import Frame, read_image
 from edge_ad.data.samples import Problem, Sample
 from edge_ad.errors import DataError
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
-def read_frames(
-    samples: Iterable[Sample], problems: MutableSequence[Problem], *, threads: int = 2
-) -> Iterator[tuple[Sample, Frame]]:
-    """Each sample with its frame, in order; a file that can't be read is left out and added to `problems`."""
-    return read_each(samples, lambda sample: read_image(sample.path), problems, threads=threads)
+class Usable(NamedTuple):
+    """A photo that can be decoded. size: (H, W) in pixels."""
+
+    sample: Sample
+    size: tuple[int, int]
+
+
+class PhotoReader:
+    """Decodes photos, and keeps them in memory for whoever asks again.
+
+    budget: bytes for whole photos, and as many again for shrunk copies. What comes first is kept: a run goes through
+    its photos in order, again and again, and would always have just dropped what it needs next.
+    """
+
+    def __init__(self, budget: int = 1 << 30) -> None:
+        self._left = {True: budget, False: budget}  # of whole photos, of shrunk ones
+        self._kept: dict[tuple[Path, int | None], Frame] = {}
+        self._lock = threading.Lock()
+
+    def read(self, path: Path, side: int | None = None) -> Frame:
+        """The photo as `read_image` gives it, and not to be changed in place; shrunk where its longest side is over
+        `side` pixels."""
+        frame = self._kept.get((path, side))
+        if frame is not None:
+            return frame
+        if side is None:
+            return self._keep(path, side, read_image(path))
+        whole = self.read(path)
+        scale = side / max(whole.shape[:2])
+        if scale >= 1:
+            return whole
+        size = (max(1, round(whole.shape[1] * scale)), max(1, round(whole.shape[0] * scale)))
+        return self._keep(path, side, np.asarray(cv2.resize(whole, size, interpolation=cv2.INTER_AREA), np.uint8))
+
+    def usable(self, samples: Iterable[Sample]) -> tuple[list[Usable], list[Problem]]:
+        """The photos that can be decoded, and what is wrong with the others, which is logged."""
+        problems: list[Problem] = []
+        read = read_each(samples, lambda sample: self.read(sample.path), problems)
+        found = [Usable(sample, (frame.shape[0], frame.shape[1])) for sample, frame in read]
+        for problem in problems:
+            log.warning("skipped: %s: %s", problem.path, problem.reason)
+        return found, problems
+
+    def _keep(self, path: Path, side: int | None, frame: Frame) -> Frame:
+        with self._lock:
+            if frame.nbytes <= self._left[side is None] and (path, side) not in self._kept:
+                self._left[side is None] -= frame.nbytes
+                self._kept[path, side] = frame
+        return frame
 
 
 def read_each(

@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from edge_ad.artifact import write_atomically
-from edge_ad.data.images import read_image
+from edge_ad.data.loader import PhotoReader
 from edge_ad.errors import DataError
 from edge_ad.synthesis.defects import DefectSource, Frame, Triplet, make_triplet
 from edge_ad.synthesis.foreground import find_foreground
@@ -28,29 +27,18 @@ ATTEMPTS = 8  # per triplet, before the quality control's limits are called too 
 
 
 class NormalFrames:
-    """Photos read when asked for, shrunk to `side` (longest side, pixels) and kept in memory up to `budget` bytes."""
+    """Photos of good parts by number, read when asked for and shrunk to `side` (longest side, pixels)."""
 
-    def __init__(self, paths: Sequence[Path], side: int, budget: int = 2 << 30) -> None:
+    def __init__(self, paths: Sequence[Path], side: int, reader: PhotoReader) -> None:
         if not paths:
             raise DataError("no photos of good parts", "check the folder: `edgead check DATA`")
-        self.paths, self._side, self._left = list(paths), side, budget
-        self._frames: dict[int, Frame] = {}
+        self.paths, self._side, self._reader = list(paths), side, reader
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, number: int) -> Frame:
-        if number in self._frames:
-            return self._frames[number]
-        frame = read_image(self.paths[number])
-        scale = self._side / max(frame.shape[:2])
-        if scale < 1:
-            size = (max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale)))
-            frame = np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
-        if frame.nbytes <= self._left:
-            self._left -= frame.nbytes
-            self._frames[number] = frame
-        return frame
+        return self._reader.read(self.paths[number], self._side)
 
 
 def draw_triplet(

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from edge_ad.config import Config
-from edge_ad.data.images import preprocess, read_image
+from edge_ad.data.images import preprocess
+from edge_ad.data.loader import PhotoReader
 from edge_ad.model.detector import Detector
 from edge_ad.model.head import UPSCALE
 from edge_ad.model.student import MemoryDecoder, unit_tokens
@@ -50,9 +51,10 @@ class TripletBank:
         detector: Detector,
         config: Config,
         triplets: TripletMaker | WrittenTriplets,
+        reader: PhotoReader,
     ) -> None:
-        self.paths = list(paths)
-        self.frames = NormalFrames(self.paths, LONGEST_SIDE)
+        self.paths, self.reader = list(paths), reader
+        self.frames = NormalFrames(self.paths, LONGEST_SIDE, reader)
         self.detector, self.config, self.source = detector, config, triplets
         grid = detector.teacher.grid
         self.mask_size = (grid[0] * UPSCALE, grid[1] * UPSCALE)
@@ -64,7 +66,7 @@ class TripletBank:
 
     def read(self, path: Path) -> Array:
         """Photo [3, H, W] float32, ready for the teacher."""
-        return self._prepare(read_image(path))
+        return self._prepare(self.reader.read(path))
 
     def triplet(self, index: int) -> tuple[Array, Array, Array]:
         """Normal and defective image [3, H, W] float32, and the mask [2h, 2w] as shares 0..1, of triplet `index`.

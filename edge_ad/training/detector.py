@@ -8,23 +8,25 @@ import logging
 import math
 import shutil
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from edge_ad import kernels
 from edge_ad.config import Config
+from edge_ad.data.loader import PhotoReader
 from edge_ad.errors import ConfigError, DataError, EdgeAdError
 from edge_ad.model.detector import Detector
 from edge_ad.synthesis.shards import WrittenTriplets
 from edge_ad.training.acceleration import new_accelerator
 from edge_ad.training.bank import Batch, CachedBank, OnlineBank, TripletMaker
 from edge_ad.training.logs import TrainingLog
-from edge_ad.training.losses import cosine_loss, focal_loss, l1_loss
+from edge_ad.training.losses import cosine_loss, focal_loss, l1_loss, weighted_loss
 
 log = logging.getLogger("edge_ad.training")
 
@@ -60,6 +62,7 @@ class DetectorTrainer:
     detector: fresh, with the teacher's weights. normals: readable photos. folder: where caches, checkpoints and
     logs go. triplets: makes one of a frame and a generator, or holds those written beforehand. With resume, a run
     that was interrupted in the same folder goes on where its last checkpoint was; otherwise the folder is emptied.
+    categories: of each normal; of every one some are held out. reader: may hold photos that were read before.
     """
 
     def __init__(
@@ -74,14 +77,18 @@ class DetectorTrainer:
         device: str = "auto",
         max_minutes: float | None = None,
         resume: bool = False,
+        categories: Sequence[str] = (),
+        reader: PhotoReader | None = None,
     ) -> None:
         self.config, self.detector, self.folder, self.progress = config, detector, folder, progress
         settings = config.training
         self.accelerator = new_accelerator(device, settings.precision, settings.gradient_accumulation)
         self.limit = math.inf if max_minutes is None else max(10.0, 60 * max_minutes - FINISH_SECONDS)
-        self.fit, self.held = split_held_out(normals, settings.held_out, settings.seed)
+        self.fit, self.held = split_held_out(normals, settings.held_out, settings.seed, categories)
         cached = config.model.student == "shared" and settings.triplets > 0
-        self.bank = (CachedBank if cached else OnlineBank)([*self.fit], detector, config, triplets)
+        self.bank = (CachedBank if cached else OnlineBank)(
+            self.fit, detector, config, triplets, reader or PhotoReader()
+        )
         self.bank.device = self.accelerator.device
         kernels.set_threads(torch.get_num_threads())
         self.key = _run_key(config, normals, triplets)
@@ -94,12 +101,20 @@ class DetectorTrainer:
 
     def run(self) -> TrainingResult:
         """Train to the end of the schedule or of the time, then measure normal pixels on held-out normals."""
-        self.detector.to(self.accelerator.device)
-        if isinstance(self.bank, CachedBank):
-            self._fill(self.bank)
+        self.prepare()
         steps, losses, speed = self._optimise()
         self._measure_normals()
         return TrainingResult(steps, self.elapsed(), speed, losses, len(self.fit), len(self.held), self.triplets)
+
+    def prepare(self) -> None:
+        """Compute what is computed once, and set up network and optimiser: `train_step` may be called after it."""
+        self.detector.to(self.accelerator.device)
+        if isinstance(self.bank, CachedBank):
+            self._fill(self.bank)
+        settings = self.config.training
+        self.parameters = [p for p in self.detector.parameters() if p.requires_grad]
+        optimiser = torch.optim.AdamW(self.parameters, settings.learning_rate, weight_decay=settings.weight_decay)
+        self.network, self.optimiser = self.accelerator.prepare(TrainedPart(self.detector), optimiser)
 
     def elapsed(self) -> float:
         """Seconds spent, those before an interruption included."""
@@ -150,46 +165,42 @@ class DetectorTrainer:
 
     def _optimise(self) -> tuple[int, dict[str, float], float]:
         settings = self.config.training
-        network = TrainedPart(self.detector)
-        parameters = [p for p in self.detector.parameters() if p.requires_grad]
-        optimiser = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
-        prepared, optimiser = self.accelerator.prepare(network, optimiser)
-        step, losses, images, began = self._resume(optimiser), {}, 0, time.monotonic()
+        step, losses, images, began = self._resume(), {}, 0, time.monotonic()
         saved = time.monotonic()
         self.progress.phase("training", settings.steps, step)
         logs = self.folder / "logs" if self.accelerator.is_main_process else None
         with TrainingLog(logs, step) as log_numbers:
             try:
                 while step < settings.steps and self.elapsed() < self.limit:
-                    for group in optimiser.param_groups:
-                        group["lr"] = settings.learning_rate * self._rate(step)
-                    losses = self._step(step, prepared, optimiser, parameters)
+                    losses = self.train_step(step)
                     step += 1
                     images += settings.batch_size * settings.gradient_accumulation * self.accelerator.num_processes
                     speed = images / (time.monotonic() - began)
                     self.progress.advance(1, images_per_second=speed, **losses)
                     log_numbers.write(step, images_per_second=speed, **losses)
                     if time.monotonic() - saved > settings.checkpoint_seconds:
-                        self._save(step, optimiser)
+                        self._save(step)
                         saved = time.monotonic()
             except KeyboardInterrupt:
-                self._save(step, optimiser)
+                self._save(step)
                 raise
-        self._save(step, optimiser)
+        self._save(step)
         return step, losses, images / max(1e-9, time.monotonic() - began)
 
-    def _step(self, step: int, network: Any, optimiser: Any, parameters: list[Any]) -> dict[str, float]:
+    def train_step(self, step: int) -> dict[str, float]:
+        """One step of the schedule, counted from 0; its losses. Raises EdgeAdError when the loss is no number."""
         settings = self.config.training
-        network.train()
+        for group in self.optimiser.param_groups:
+            group["lr"] = settings.learning_rate * self._rate(step)
+        self.network.train()
         # noise depends on seed and step alone, so that a resumed run goes on as if nothing had happened
         torch.manual_seed(settings.seed * 1_000_003 + step)
         total: dict[str, torch.Tensor] = {}
         for part in range(settings.gradient_accumulation):
-            batch = self._batch(step * settings.gradient_accumulation + part)
-            weights = _loss_weights(self.config, self._progress_of(step))
-            with self.accelerator.accumulate(network), self.accelerator.autocast():
-                losses = network(batch, settings.focal_gamma)
-                loss = sum(weight * losses[name] for name, weight in weights.items() if name in losses)
+            batch = self.batch(step * settings.gradient_accumulation + part)
+            with self.accelerator.accumulate(self.network), self.accelerator.autocast():
+                losses = self.network(batch, settings.focal_gamma)
+                loss = weighted_loss(losses, settings, self._progress_of(step))
                 if not torch.isfinite(loss):
                     raise EdgeAdError(
                         f"the loss is {loss.item()} at step {step}",
@@ -197,13 +208,13 @@ class DetectorTrainer:
                     )
                 self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients:
-                    self.accelerator.clip_grad_norm_(parameters, settings.gradient_clip)
-                optimiser.step()
-                optimiser.zero_grad()
+                    self.accelerator.clip_grad_norm_(self.parameters, settings.gradient_clip)
+                self.optimiser.step()
+                self.optimiser.zero_grad()
             total = {"loss": loss.detach(), **{name: value.detach() for name, value in losses.items()}}
         return {name: float(self.accelerator.reduce(value, "mean")) for name, value in total.items()}
 
-    def _batch(self, draw: int) -> Batch:
+    def batch(self, draw: int) -> Batch:
         """Batch number `draw` of this process: a slice of the whole batch, which the seed alone determines."""
         settings = self.config.training
         world, size = self.accelerator.num_processes, settings.batch_size
@@ -231,11 +242,11 @@ class DetectorTrainer:
             return warm * (0.1 if done >= 0.8 else 1.0)
         return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
 
-    def _save(self, step: int, optimiser: Any) -> None:
+    def _save(self, step: int) -> None:
         if not self.accelerator.is_main_process:
             return
         trained = {n: p for n, p in self.detector.state_dict().items() if not n.startswith("teacher.")}
-        state = {"step": step, "elapsed": self.elapsed(), "model": trained, "optimiser": optimiser.state_dict()}
+        state = {"step": step, "elapsed": self.elapsed(), "model": trained, "optimiser": self.optimiser.state_dict()}
         temporary = self.folder / "checkpoint.tmp"
         try:
             torch.save(state, temporary)
@@ -247,14 +258,14 @@ class DetectorTrainer:
                 "free some disk space, then go on with --resume",
             ) from error
 
-    def _resume(self, optimiser: Any) -> int:
+    def _resume(self) -> int:
         path = self.folder / "checkpoint.pt"
         if not path.exists():
             return 0
         try:
             state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
             self.detector.load_state_dict(state["model"], strict=False)
-            optimiser.load_state_dict(state["optimiser"])
+            self.optimiser.load_state_dict(state["optimiser"])
         except Exception as error:  # torch.load raises many kinds for a damaged file
             log.warning("the checkpoint %s is damaged (%s); training starts at step 0", path, error)
             return 0
@@ -303,23 +314,23 @@ class TrainedPart(torch.nn.Module):
         return losses
 
 
-def split_held_out(normals: Sequence[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:
-    """Normals to train on, and those kept for the first threshold: at least 4, at most half."""
-    if len(normals) < 2:
-        raise DataError(f"{len(normals)} usable photo(s) of good parts", "give at least 2, better 50 or more")
-    order = np.random.default_rng(seed).permutation(len(normals))
-    count = min(len(normals) // 2, max(4, round(share * len(normals))))
-    shuffled = [normals[i] for i in order]
-    return shuffled[count:], shuffled[:count]
-
-
-def _loss_weights(config: Config, progress: float) -> dict[str, float]:
-    settings = config.training
-    weights = {"cosine": settings.cosine_weight, "focal": settings.focal_weight, "l1": settings.l1_weight}
-    if not settings.two_phase:
-        return weights
-    first = progress < 0.5
-    return {name: weight * ((name == "cosine") == first) for name, weight in weights.items()}
+def split_held_out(
+    normals: Sequence[Path], share: float, seed: int, categories: Sequence[str] = ()
+) -> tuple[list[Path], list[Path]]:
+    """Normals to train on, and those kept for the first threshold: of each category at least 4, at most half."""
+    of = categories or [""] * len(normals)
+    left: dict[str, int] = {}
+    for name, count in Counter(of).items():
+        if count < 2:
+            what = f"{count} usable photo(s) of good parts" + (f" of {name}" if categories else "")
+            raise DataError(what, "give at least 2, better 50 or more")
+        left[name] = min(count // 2, max(4, round(share * count)))
+    fit: list[Path] = []
+    held: list[Path] = []
+    for i in np.random.default_rng(seed).permutation(len(normals)):
+        left[of[i]] -= 1
+        (held if left[of[i]] >= 0 else fit).append(normals[i])
+    return fit, held
 
 
 def _run_key(config: Config, normals: Sequence[Path], triplets: TripletMaker | WrittenTriplets) -> str:

@@ -15,7 +15,7 @@ from safetensors.torch import save as to_safetensors
 
 from edge_ad.artifact import Manifest, Preprocessing
 from edge_ad.config import Config
-from edge_ad.data.loader import read_frames
+from edge_ad.data.loader import PhotoReader, Usable
 from edge_ad.data.samples import Problem, Sample, scan
 from edge_ad.errors import DataError
 from edge_ad.model.detector import Detector
@@ -39,7 +39,7 @@ class TrainedDetector:
 
     detector: Detector
     manifest: Manifest
-    held_out: list[Path]
+    held_out: list[Sample]
     clean_up: Callable[[], None]
 
     def weights(self) -> bytes:
@@ -65,24 +65,22 @@ def train_detector(
     max_minutes: float | None = None,
     weights: str | None = None,
     resume: bool = False,
+    reader: PhotoReader | None = None,
 ) -> TrainedDetector:
     """Read the folders, train, and describe the result.
 
     generated: the diffusion model's images, where the settings name `ddpm` as a source of defects.
-    written: triplets made beforehand, instead of any drawn here.
-    Raises DataError when the folders hold no usable normals, ConfigError for settings that can't be, and what
+    written: triplets made beforehand, instead of any drawn here. reader: may hold photos that were read before.
+    Raises DataError when a folder holds no usable normals, ConfigError for settings that can't be, and what
     find_weights raises.
     """
     began = time.monotonic()
     torch.manual_seed(config.training.seed)
-    samples = [sample for folder in folders for sample in scan(folder).train]
-    normals, sizes, skipped = _readable(samples)
-    if not normals:
-        raise DataError(
-            f"no usable photos of good parts in {', '.join(map(str, folders))}",
-            "`edgead check FOLDER` says what was found there",
-        )
-    image_size = fit_image_size(config.model, median_size(sizes))
+    reader = reader or PhotoReader()
+    usable, skipped = usable_normals(folders, reader)
+    samples = [one.sample for one in usable]
+    normals = [sample.path for sample in samples]
+    image_size = fit_image_size(config.model, median_size([one.size for one in usable]))
     state, record = find_weights(config.model.teacher, weights, config.training.seed)
     if record.source == "random":
         log.warning("the teacher has RANDOM weights: good for tests, useless for inspection")
@@ -93,11 +91,13 @@ def train_detector(
         detector,
         normals,
         work_folder(out),
-        written or triplet_maker(config, normals, generated),
+        written or triplet_maker(config, NormalFrames(normals, LONGEST_SIDE, reader), generated),
         progress,
         device=device,
         max_minutes=None if max_minutes is None else max_minutes - spent,
         resume=resume,
+        categories=[sample.category for sample in samples],
+        reader=reader,
     )
     result = trainer.run()
     manifest = Manifest(
@@ -108,30 +108,34 @@ def train_detector(
         teacher=dataclasses.asdict(record),
         training={**dataclasses.asdict(result), "seed": config.training.seed, "skipped": len(skipped)},
     )
-    return TrainedDetector(detector.eval().cpu(), manifest, trainer.held, trainer.finish)
+    held = set(trainer.held)
+    held_out = [sample for sample in samples if sample.path in held]
+    return TrainedDetector(detector.eval().cpu(), manifest, held_out, trainer.finish)
 
 
-def triplet_maker(config: Config, normals: Sequence[Path], generated: AnomalyImages | None = None) -> TripletMaker:
-    """Draws a triplet on a frame, from the sources that the settings name."""
-    sources = build_sources(config.synthesis, NormalFrames(normals, LONGEST_SIDE), generated=generated)
+def usable_normals(folders: Sequence[Path], reader: PhotoReader) -> tuple[list[Usable], list[Problem]]:
+    """The folders' photos to train on, each once, and what is wrong with others; DataError when a folder has none."""
+    found: dict[Path, Usable] = {}
+    skipped: list[Problem] = []
+    for folder in folders:
+        usable, problems = reader.usable(scan(folder).train)
+        if not usable:
+            raise DataError(f"no usable photos of good parts in {folder}", "`edgead check FOLDER` says what is there")
+        for one in usable:
+            found.setdefault(one.sample.path.resolve(), one)
+        skipped += problems
+    return list(found.values()), skipped
+
+
+def triplet_maker(config: Config, frames: NormalFrames, generated: AnomalyImages | None = None) -> TripletMaker:
+    """Draws a triplet on a frame, from the sources that the settings name; frames: normals to take pieces from."""
+    sources = build_sources(config.synthesis, frames, generated=generated)
 
     def make(frame: Array, rng: np.random.Generator) -> Triplet:
         inside = find_foreground(frame) if config.synthesis.foreground else None
-        return make_triplet(frame, rng, sources, inside=inside)
+        return make_triplet(frame, rng, sources, inside=inside, visible=config.synthesis.visible)
 
     return make
-
-
-def _readable(samples: Sequence[Sample]) -> tuple[list[Path], list[tuple[int, int]], list[Problem]]:
-    """Paths and sizes (H, W) of the photos that can be read, and what is wrong with the others, which is logged."""
-    normals, sizes = [], []
-    problems: list[Problem] = []
-    for sample, frame in read_frames(samples, problems):
-        normals.append(sample.path)
-        sizes.append((frame.shape[0], frame.shape[1]))
-    for problem in problems:
-        log.warning("skipped: %s: %s", problem.path, problem.reason)
-    return normals, sizes, problems
 
 
 def median_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 
+from edge_ad.config import TrainingConfig
 from edge_ad.model.detector import difference_maps
 
 
@@ -28,3 +31,14 @@ def focal_loss(logits: torch.Tensor, masks: torch.Tensor, gamma: float) -> torch
 def l1_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Mean of |p - M| with p the head's probability; logits and masks [B, h, w]."""
     return (torch.sigmoid(logits) - masks).abs().mean()
+
+
+def weighted_loss(losses: Mapping[str, torch.Tensor], settings: TrainingConfig, progress: float) -> torch.Tensor:
+    """What is minimised: the sum of the losses by their weights.
+
+    progress: share of the schedule that is over, 0..1; in two phases the student is trained until 0.5, then the head.
+    """
+    weights = {"cosine": settings.cosine_weight, "focal": settings.focal_weight, "l1": settings.l1_weight}
+    if settings.two_phase:
+        weights = {name: weight * ((name == "cosine") == (progress < 0.5)) for name, weight in weights.items()}
+    return sum((weight * losses[name] for name, weight in weights.items() if name in losses), torch.zeros(()))

@@ -20,13 +20,16 @@ from pathlib import Path
 import torch
 
 from edge_ad.config import Config
+from edge_ad.data.loader import PhotoReader
 from edge_ad.data.samples import scan
 from edge_ad.model.detector import Detector
 from edge_ad.model.teacher import fit_image_size
 from edge_ad.model.weights import find_weights
-from edge_ad.training.bank import CachedBank
-from edge_ad.training.detector import DetectorTrainer, TrainedPart, _loss_weights
+from edge_ad.synthesis.dataset import NormalFrames
+from edge_ad.training.bank import LONGEST_SIDE
+from edge_ad.training.detector import DetectorTrainer, TrainedPart
 from edge_ad.training.job import triplet_maker
+from edge_ad.training.losses import weighted_loss
 
 IMAGES = 16  # photos, and triplets where they are cached
 TURN = 5  # steps
@@ -54,27 +57,23 @@ def main() -> None:
     size = fit_image_size(config.model, (384, 384))
     detector = Detector(config.model, size, find_weights(config.model.teacher, options.weights)[0])
     with tempfile.TemporaryDirectory() as folder:
-        trainer = DetectorTrainer(
-            config, detector, photos, Path(folder) / "run", triplet_maker(config, photos), Silent(), device="cpu"
-        )
-        if isinstance(trainer.bank, CachedBank):
-            trainer._fill(trainer.bank)
+        maker = triplet_maker(config, NormalFrames(photos, LONGEST_SIDE, PhotoReader()))
+        trainer = DetectorTrainer(config, detector, photos, Path(folder) / "run", maker, Silent(), device="cpu")
+        trainer.prepare()
         network = TrainedPart(detector)
         parameters = [p for p in detector.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(parameters, config.training.learning_rate)
-        prepared, wrapped = trainer.accelerator.prepare(network, optimiser)
-        batches = [trainer._batch(step) for step in range(TURN)]
-        weights = _loss_weights(config, 0.0)
+        batches = [trainer.batch(step) for step in range(TURN)]
 
         def plain(step: int) -> None:
             losses = network(batches[step % TURN], config.training.focal_gamma)
-            sum(weight * losses[name] for name, weight in weights.items()).backward()
+            weighted_loss(losses, config.training, 0.0).backward()
             torch.nn.utils.clip_grad_norm_(parameters, config.training.gradient_clip)
             optimiser.step()
             optimiser.zero_grad()
 
         speeds: dict[str, list[float]] = {"plain": [], "edgead": []}
-        turns = {"plain": plain, "edgead": lambda step: trainer._step(step, prepared, wrapped, parameters)}
+        turns = {"plain": plain, "edgead": trainer.train_step}
         for first in range(0, options.steps + TURN, TURN):
             for name, turn in turns.items():
                 began = time.perf_counter()

@@ -1,9 +1,13 @@
-"""`edgead train` as a user calls it: every preset as it is, but for sizes."""
+"""`edgead train` as a user calls it, on tiny models with random weights."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 
+import cv2
+import numpy as np
 import pytest
 
 import edge_ad
@@ -35,3 +39,63 @@ def test_every_preset_goes_from_photos_to_an_artifact_that_judges(preset, tmp_pa
     assert Artifact.open(tmp_path / "part").config == shrunk(preset)
     prediction = edge_ad.load(tmp_path / "part").predict(photos[0])
     assert prediction.pixel_scores.shape == Config.named(preset).model.score_size
+
+
+@pytest.fixture
+def tiny(tmp_path, tiny_config):
+    """Options of a training of seconds."""
+    tiny_config.override("synthesis", sources=("procedural",)).to_toml(tmp_path / "tiny.toml")
+    return ["--config", tmp_path / "tiny.toml", "--device", "cpu", "--weights", "random"]
+
+
+def run(capsys, verb, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([verb, *map(str, arguments)])
+    out, err = capsys.readouterr()
+    return stop.value.code, out, err
+
+
+def darken(folder):
+    """The photos of a folder as another product: much darker."""
+    for path in folder.iterdir():
+        cv2.imwrite(str(path), cv2.imread(str(path)) // 4)
+
+
+@pytest.fixture
+def two_products(tmp_path, write_photos):
+    write_photos(tmp_path / "many/train/good", 30)
+    write_photos(tmp_path / "few/train/good", 9, seed=1)
+    darken(tmp_path / "few/train/good")
+    for number, name in enumerate(("many", "few")):
+        for kind in ("good", "dark"):
+            write_photos(tmp_path / name / "test" / kind, 3, seed=2 + number)
+        darken(tmp_path / name / "test/dark")
+    return tmp_path / "many", tmp_path / "few"
+
+
+def test_every_product_gets_a_threshold_of_its_own_from_photos_of_its_own(capsys, tiny, two_products, tmp_path):
+    many, few = two_products
+    code, out, err = run(capsys, "train", many, few, many, "--out", tmp_path / "part", *tiny)
+    assert (code, out.strip()) == (0, str(tmp_path / "part")), err
+    manifest = Artifact.open(tmp_path / "part").manifest
+    assert manifest.classes == ("few", "many")
+    assert (manifest.training["normals"], manifest.training["held_out"]) == (31, 8)  # each photo once
+    own = manifest.calibration["per_class"]
+    assert {name: own[name]["normals"] for name in own} == {"few": 4, "many": 4}
+    assert manifest.calibration["image_threshold"] == max(own[name]["image_threshold"] for name in own)
+    assert own["few"]["false_alarm_rate"] == 0.2
+    for name in own:
+        with edge_ad.load(tmp_path / "part", product=name, threads=1) as detector:
+            assert detector.threshold == own[name]["image_threshold"]
+        code, out, err = run(capsys, "eval", tmp_path / "part", tmp_path / name, "--json", "-", "--no-native")
+        assert code == 0, err
+        assert json.loads(out)[name]["at_threshold"]["threshold"] == own[name]["image_threshold"]
+
+
+def test_a_folder_without_good_photos_is_named_even_among_others(capsys, tiny, two_products, tmp_path):
+    many, few = two_products
+    shutil.rmtree(few / "train")
+    code, _, err = run(capsys, "train", many, few, "--out", tmp_path / "part", *tiny)
+    assert code == 1
+    assert f"no usable photos of good parts in {few}" in err
+    assert not (tmp_path / "part").exists()

@@ -11,9 +11,7 @@ import pytest
 from edge_ad.cli import main
 from edge_ad.data.checkup import check_up
 from edge_ad.data.images import write_image
-from edge_ad.data.loader import read_each, read_frames
 from edge_ad.data.samples import scan
-from edge_ad.errors import DataError
 
 
 def part(seed, size=(96, 128)):
@@ -109,22 +107,3 @@ def test_hopeless_folder_exits_with_1(tmp_path, capsys):
     assert "good/1.png" in words.out
     assert "can't be trained on" in words.err
     assert "hint:" in words.err
-
-
-def test_broken_files_are_left_out_in_order(folder):
-    (folder / "train/good/03.png").write_bytes(b"no picture")
-    problems = []
-    samples = scan(folder).train
-    read = [sample.path.stem for sample, frame in read_frames(samples, problems) if frame.shape == (96, 128, 3)]
-    assert read == [s.path.stem for s in samples if s.path.stem != "03"]
-    assert [p.path.name for p in problems] == ["03.png"]
-
-
-def test_other_errors_of_a_reader_are_raised(folder):
-    def fail(sample):
-        raise KeyError(sample.path.name)
-
-    with pytest.raises(KeyError):
-        list(read_each(scan(folder).train, fail, []))
-    with pytest.raises(DataError):
-        scan(folder / "none")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from edge_ad.config import Config
+from edge_ad.data.loader import PhotoReader
 from edge_ad.errors import ConfigError, DataError, EdgeAdError
 from edge_ad.model.detector import Detector
 from edge_ad.model.weights import find_weights
@@ -39,9 +40,8 @@ def trainer(config: Config, photos: list[Path], folder: Path, record: Record, **
     torch.manual_seed(0)
     state, _ = find_weights(config.model.teacher, "random")
     detector = Detector(config.model, (64, 96), state)
-    return DetectorTrainer(
-        config, detector, photos, folder, triplet_maker(config, photos), record, device="cpu", **options
-    )
+    maker = triplet_maker(config, NormalFrames(photos, 96, PhotoReader()))
+    return DetectorTrainer(config, detector, photos, folder, maker, record, device="cpu", **options)
 
 
 @pytest.fixture(scope="module")
@@ -102,15 +102,15 @@ def test_two_phases_train_one_part_at_a_time(tiny_config, photos, tmp_path):
 def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tiny_config, photos, tmp_path):
     config = tiny_config.override("training", steps=6, checkpoint_seconds=0.0)
     run = trainer(config, photos, tmp_path / "a", Record())
-    step = run._step
+    step = run.train_step
 
-    def poisoned(number, *rest):
+    def poisoned(number):
         if number == 3:
             with torch.no_grad():
                 next(run.detector.head.parameters()).fill_(math.nan)
-        return step(number, *rest)
+        return step(number)
 
-    run._step = poisoned
+    run.train_step = poisoned
     with pytest.raises(EdgeAdError, match="loss is nan at step 3"):
         run.run()
     saved = torch.load(tmp_path / "a" / "checkpoint.pt", weights_only=True)
@@ -210,7 +210,7 @@ def test_two_processes_learn_what_one_learns_from_twice_the_batch(tiny_config, p
 @pytest.mark.parametrize("changes", [{}, {"student": "separate", "decoder": "transformer"}], ids=["edge", "paper"])
 def test_training_takes_triplets_that_were_written_beforehand(changes, tiny_config, photos, tmp_path):
     config = tiny_config.override("model", **changes)
-    frames = NormalFrames(photos, 96)
+    frames = NormalFrames(photos, 96, PhotoReader())
     for name, per_shard in (("files", 0), ("shards", 2)):
         write_triplets(tmp_path / name, frames, [(ProceduralDefects(), 1.0)], 3, per_shard=per_shard)
     losses = {}
