@@ -136,6 +136,7 @@ class TrainingConfig:
     focal_gamma: float = 4.0
     gradient_clip: float = 1.0
     gradient_accumulation: int = 1
+    # of student and head, and of teacher features that are computed once
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     triplets: int = 320  # synthetic images whose teacher features are computed once; 0: new ones in each step
     held_out: float = 0.1  # share of the normals kept for the first threshold

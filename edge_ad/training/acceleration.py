@@ -7,13 +7,17 @@ from accelerate.state import AcceleratorState
 
 from edge_ad.errors import ConfigError
 
+DEVICES = ("auto", "cpu", "cuda")
+
 
 def new_accelerator(device: str, precision: str, gradient_accumulation: int = 1) -> Accelerator:
     """An Accelerator of the given settings, whichever ones a training before it in this process had.
 
     device: auto, cpu or cuda. precision: fp32 (or no), bf16 or fp16, of autocast. Processes that were launched
-    together stay connected. Raises ConfigError for cuda without a GPU.
+    together stay connected. Raises ConfigError for cuda without a GPU, and for another device.
     """
+    if device not in DEVICES:
+        raise ConfigError(f"unknown device '{device}'", f"use one of: {', '.join(DEVICES)}")
     # Accelerate keeps one precision for the process and refuses another: a float32 diffusion model, then a bf16
     # detector. Its only way out is this method, which transformers calls too.
     AcceleratorState._reset_state()

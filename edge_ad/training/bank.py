@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ class TripletBank:
         grid = detector.teacher.grid
         self.mask_size = (grid[0] * UPSCALE, grid[1] * UPSCALE)
         self.device = torch.device("cpu")
+        self.autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def normal(self, index: int) -> Array:
         """Normal image [3, H, W] float32, ready for the teacher."""
@@ -115,7 +117,7 @@ class CachedBank(TripletBank):
         """Teacher features of the normals; return how many are done."""
 
         def compute(indices: list[int]) -> dict[str, Array]:
-            features = self.teach([self.normal(i) for i in indices])
+            features = self._lessons([self.normal(i) for i in indices])
             advance(len(indices))
             return {"features": features.half().cpu().numpy()}
 
@@ -140,16 +142,21 @@ class CachedBank(TripletBank):
 
         def compute(indices: list[int]) -> dict[str, Array]:
             made = [self.triplet(i) for i in indices]
-            features = self.teach([defective for _, defective, _ in made])
+            features = self._lessons([defective for _, defective, _ in made])
             rows = {"features": features.half().cpu().numpy(), "masks": np.stack([mask for *_, mask in made])}
             if "clean" in self.triplets.arrays:
-                rows["clean"] = self.teach([normal for normal, *_ in made]).half().cpu().numpy()
+                rows["clean"] = self._lessons([normal for normal, *_ in made]).half().cpu().numpy()
             if "recalled" in self.triplets.arrays:
                 rows["recalled"] = self._recall(features)
             advance(len(indices))
             return rows
 
         return self.triplets.fill(compute, 4, stop)
+
+    def _lessons(self, images: Sequence[Array]) -> torch.Tensor:
+        """Teacher features as `teach` gives them, computed in the training's precision."""
+        with self.autocast():
+            return self.teach(images).float()
 
     @property
     def tokens(self) -> int:

@@ -89,7 +89,7 @@ class DetectorTrainer:
         self.bank = (CachedBank if cached else OnlineBank)(
             self.fit, detector, config, triplets, reader or PhotoReader()
         )
-        self.bank.device = self.accelerator.device
+        self.bank.device, self.bank.autocast = self.accelerator.device, self.accelerator.autocast
         kernels.set_threads(torch.get_num_threads())
         self.key = _run_key(config, normals, triplets)
         if self.accelerator.is_main_process:

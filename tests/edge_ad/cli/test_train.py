@@ -7,7 +7,6 @@ import json
 import shutil
 
 import cv2
-import numpy as np
 import pytest
 
 import edge_ad

@@ -227,3 +227,16 @@ def test_training_takes_triplets_that_were_written_beforehand(changes, tiny_conf
         if name != "drawn" and not changes:
             assert result.triplets == 3
     assert losses["files"] == losses["shards"] != losses["drawn"]
+
+
+def test_precision_holds_for_the_teacher_features_that_are_computed_once(tiny_config, photos, tmp_path):
+    cached = {}
+    for precision in ("fp32", "bf16"):
+        run = trainer(tiny_config.override("training", precision=precision), photos, tmp_path / precision, Record())
+        run.prepare()
+        store = run.bank.triplets.arrays
+        cached[precision] = torch.from_numpy(store["features"].astype("float32"))
+        assert torch.isfinite(torch.from_numpy(store["recalled"].astype("float32"))).all()
+    assert not torch.equal(cached["fp32"], cached["bf16"])
+    likeness = torch.nn.functional.cosine_similarity(cached["fp32"], cached["bf16"], dim=2)
+    assert likeness.min() > 0.999
