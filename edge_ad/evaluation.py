@@ -21,7 +21,7 @@ import numpy.typing as npt
 from edge_ad import __version__, metrics
 from edge_ad.artifact import Artifact, Preprocessing
 from edge_ad.data.images import Frame, Mask, fit_mask, preprocess, read_image, read_mask, resize_mask
-from edge_ad.data.loader import read_each
+from edge_ad.data.loader import read_each, reason_of
 from edge_ad.data.samples import Dataset, Problem, Sample
 from edge_ad.errors import DataError
 from edge_ad.pixel_metrics import PixelMetrics
@@ -252,13 +252,13 @@ def _load(sample: Sample, preprocessing: Preprocessing) -> _Loaded:
     try:
         mask = read_mask(sample.mask_path)
     except DataError as error:
-        return _Loaded(frame, image, None, [Problem(sample.mask_path, error.message)])
+        return _Loaded(frame, image, None, [Problem(sample.mask_path, reason_of(error, sample.mask_path))])
     notes = []
     if mask.shape != frame.shape[:2]:
         try:
             mask = fit_mask(mask, frame.shape[:2], sample.mask_path)
         except DataError as error:  # a mask of another picture would spoil the figures over pixels
-            return _Loaded(frame, image, None, [Problem(sample.mask_path, error.message)])
+            return _Loaded(frame, image, None, [Problem(sample.mask_path, reason_of(error, sample.mask_path))])
         notes.append(Problem(sample.mask_path, f"mask resized to the photo's {frame.shape[0]}x{frame.shape[1]}"))
     if sample.label and not mask.any():
         notes.append(Problem(sample.mask_path, "mask of a defect is empty: its pixels are not counted"))

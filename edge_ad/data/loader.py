@@ -95,7 +95,7 @@ def read_each(
                 try:
                     value = future.result()
                 except DataError as error:
-                    problems.append(Problem(sample.path, _reason(error, sample.path)))
+                    problems.append(Problem(sample.path, reason_of(error, sample.path)))
                 else:
                     yield sample, value
                 fill(1)
@@ -104,5 +104,6 @@ def read_each(
                 future.cancel()
 
 
-def _reason(error: DataError, path: Path) -> str:
+def reason_of(error: DataError, path: Path) -> str:
+    """The error's message without the path, for a Problem, which has it already."""
     return " ".join(error.message.replace(str(path), "").split()).strip(": ")

@@ -129,6 +129,7 @@ def test_broken_files_are_named_and_skipped(tmp_path, parts, measure):
     names = {problem.path.name for problem in evaluation.skipped}
     assert {"empty.png", "text.png", "cut.png"} <= names
     assert {problem.path.name for problem in evaluation.notes} == {"0_mask.png", "2_mask.png", "4_mask.png"}
+    assert not [problem for problem in evaluation.notes if str(problem.path) in problem.reason]
     assert len(seen) == 16  # the empty one was left out before
     table = evaluation.to_dict()["stripes"]
     assert (table["good"], table["defects"], table["native"]["regions"]) == (8, 6, 4)
@@ -170,6 +171,9 @@ def test_thresholds_of_categories():
     calibration = {"image_threshold": 2.0, "per_class": {"a": {"image_threshold": 1.0}}}
     assert category_thresholds(calibration, ["a", "b"]) == {"a": 1.0, "b": 2.0}
     assert category_thresholds(None, ["a"]) == {}
+    assert category_thresholds(calibration, ["a"], "pixel_threshold") == {}
+    calibration = {"pixel_threshold": 3.0, "per_class": {"a": {"pixel_threshold": 4.0}}}
+    assert category_thresholds(calibration, ["a", "b"], "pixel_threshold") == {"a": 4.0, "b": 3.0}
 
 
 def test_report_is_one_file_that_needs_no_network(tmp_path, parts, measure):
