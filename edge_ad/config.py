@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -58,6 +59,15 @@ class ModelConfig:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
+    def __post_init__(self) -> None:
+        counts = "tokens", "groups", "prototypes", "decoder_channels", "head_channels", "score_size", "top_k"
+        _check(self, "model", counts, 1)
+        _check(self, "model", ("taps", "decoder_depth"), 0)
+        _check(self, "model", ("bottleneck_dropout", "head_weight"), 0, 1)
+        if not self.taps or self.top_k > self.score_size[0] * self.score_size[1]:
+            what = f"taps = {list(self.taps)}, score_size = {list(self.score_size)}, top_k = {self.top_k}"
+            raise ConfigError(f"[model] {what}", "name at least one tap, and no more scores than there are pixels")
+
 
 @dataclass(frozen=True)
 class DiffusionConfig:
@@ -85,6 +95,13 @@ class DiffusionConfig:
     sample_steps: int = 20  # respaced
     start: float = 1.0  # 1: from noise; less: from a normal image with noise of t0 = start * T
     images: int = 64  # anomaly images kept on disk
+
+    def __post_init__(self) -> None:
+        counts = "resolution", "channels", "layers", "timesteps", "steps", "batch_size", "sample_steps", "images"
+        _check(self, "synthesis.diffusion", (*counts, "checkpoint_steps", "sheet_steps"), 1)
+        _check(self, "synthesis.diffusion", ("learning_rate", "warmup_steps", "strength"), 0)
+        _check(self, "synthesis.diffusion", ("betas", "ema_decay"), 0, 1)
+        _check(self, "synthesis.diffusion", ("start",), 1e-3, 1)
 
     @classmethod
     def at(cls, resolution: int) -> DiffusionConfig:
@@ -118,6 +135,10 @@ class SynthesisConfig:
     normal_share: float = 0.5  # training images left without a defect
     foreground: bool = True  # keep defects on the object where the background is plain
 
+    def __post_init__(self) -> None:
+        _check(self, "synthesis", ("opacity", "diffusion_opacity", "normal_share"), 0, 1)
+        _check(self, "synthesis", ("visible",), 0, 255)
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -142,6 +163,15 @@ class TrainingConfig:
     held_out: float = 0.1  # share of the normals kept for the first threshold
     checkpoint_seconds: float = 45.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        weights = "cosine_weight", "focal_weight", "l1_weight", "focal_gamma"
+        others = "steps", "learning_rate", "weight_decay", "warmup_steps", "triplets", "checkpoint_seconds"
+        _check(self, "training", (*weights, *others), 0)
+        _check(self, "training", ("batch_size", "gradient_accumulation"), 1)
+        _check(self, "training", ("gradient_clip",), 1e-9)
+        _check(self, "training", ("held_out",), 0, 0.5)
+        _check(self, "training", ("seed",), 0, 2**32 - 1)
 
 
 @dataclass(frozen=True)
@@ -183,6 +213,16 @@ class Config:
         """A copy with some values of one section replaced; None means unchanged."""
         given = {key: value for key, value in values.items() if value is not None}
         return dataclasses.replace(self, **{section: dataclasses.replace(getattr(self, section), **given)})
+
+
+def _check(settings: Any, section: str, names: Iterable[str], low: float, high: float = math.inf) -> None:
+    """ConfigError for a number, or one of several, that is not finite or out of low..high."""
+    for name in names:
+        value = getattr(settings, name)
+        for one in value if isinstance(value, tuple) else (value,):
+            if not (low <= one <= high and math.isfinite(one)):
+                bounds = f"from {low:g} " + ("upwards" if high == math.inf else f"to {high:g}")
+                raise ConfigError(f"'{section}.{name}' = {value!r}", f"use what is finite and {bounds}")
 
 
 def read_toml(path: Path | str) -> dict[str, Any]:

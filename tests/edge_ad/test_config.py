@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from edge_ad.config import PRESETS, Config
@@ -50,3 +52,26 @@ def test_broken_toml_is_an_error(text, tmp_path):
         Config.from_toml(tmp_path / "c.toml")
     with pytest.raises(ConfigError, match=r"none\.toml"):
         Config.from_toml(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        ("training", {"steps": -1}),
+        ("training", {"batch_size": 0}),
+        ("training", {"learning_rate": math.nan}),
+        ("training", {"held_out": 0.9}),
+        ("training", {"seed": -1}),
+        ("model", {"taps": []}),
+        ("model", {"taps": [-1, 2]}),
+        ("model", {"groups": 0}),
+        ("model", {"score_size": [8, 8]}),  # fewer pixels than top_k
+        ("synthesis", {"opacity": [0.5, 2.0]}),
+        ("synthesis", {"diffusion": {"checkpoint_steps": 0}}),
+        ("synthesis", {"diffusion": {"start": 2.0}}),
+    ],
+)
+def test_a_number_out_of_bounds_is_named(section, values):
+    name = next(iter(values))
+    with pytest.raises(ConfigError, match=name if name != "score_size" else "top_k"):
+        Config.from_dict({section: values})
