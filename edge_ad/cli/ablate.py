@@ -57,17 +57,19 @@ def command(
 ) -> None:
     """Train every variant with every seed, measure each, and write a table of mean and deviation."""
     from edge_ad.artifact import write_atomically
+    from edge_ad.cli.train import check_diffusion_model
     from edge_ad.config import Config
     from edge_ad.data.samples import scan
 
     names = list(VARIANTS) if variants == "all" else [name.strip() for name in variants.split(",")]
     base = Config.from_toml(config) if config else Config.named(preset)
     base = base.override("training", steps=steps)
-    if source:
+    if source is not None:
         base = base.override("synthesis", sources=tuple(source.split(",")))
     runs: dict[str, list[dict[str, float | None]]] = {}
     numbers = parse_seeds(seeds)
     chosen = {name: variant(base, name) for name in names}
+    check_diffusion_model(ddpm)
     dataset = scan(data)
     for name, settings in chosen.items():
         for seed in numbers:

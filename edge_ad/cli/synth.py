@@ -66,7 +66,7 @@ def command(
     from edge_ad.config import SynthesisConfig, read_section, to_plain
     from edge_ad.data.loader import PhotoReader
     from edge_ad.data.samples import scan
-    from edge_ad.synthesis.dataset import SHEET, NormalFrames, write_triplets
+    from edge_ad.synthesis.dataset import SHEET, NormalFrames, open_folder, write_triplets
     from edge_ad.synthesis.quality import Limits, QualityControl
     from edge_ad.synthesis.sources import build_sources, parse_sources
 
@@ -81,6 +81,7 @@ def command(
         SynthesisConfig, {"sources": texts, "edges": edges, "foreground": foreground}, "synthesis"
     )
     settings = dataclasses.replace(settings, diffusion=model)
+    open_folder(out)
     generated = None
     notes: dict[str, Any] = {"data": dataset.name, "settings": to_plain(settings)}
     if "ddpm" in shares:

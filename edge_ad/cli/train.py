@@ -23,9 +23,9 @@ def command(
     preset: Annotated[str, typer.Option(help="paper, edge or nano.")] = "edge",
     config: Annotated[Path | None, typer.Option(help="Settings as TOML, instead of a preset.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    max_minutes: Annotated[float | None, typer.Option(help="Stop in time to be done after so long.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(min=0.0, help="Stop in time to be done after so long.")] = None,
+    steps: Annotated[int | None, typer.Option(min=0, help="Training steps.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")] = None,
     weights: Annotated[
         str | None, typer.Option(help="The teacher's weights: a safetensors file, or 'random' (tests only).")
     ] = None,
@@ -49,8 +49,9 @@ def command(
 
     settings = Config.from_toml(config) if config else Config.named(preset)
     settings = settings.override("training", steps=steps, seed=seed)
-    if source:
+    if source is not None:
         settings = settings.override("synthesis", sources=tuple(part.strip() for part in source.split(",")))
+    check_diffusion_model(ddpm)
     artifact = train_artifact(
         settings,
         data,
@@ -134,6 +135,18 @@ def anomaly_images(
     return generate_images(photos, reader, model, folder, seed, share, device)[0]
 
 
+def check_diffusion_model(folder: Path | None) -> None:
+    """DataError when a diffusion model is named that isn't there: a new one would take hours."""
+    from edge_ad.errors import DataError
+    from edge_ad.synthesis.diffusion import SETTINGS
+
+    if folder is not None and not (folder / SETTINGS).is_file():
+        raise DataError(
+            f"--ddpm {folder} holds no diffusion model",
+            "name the folder `ddpm` of an `edgead synth`, or leave it out",
+        )
+
+
 def check_output(out: Path) -> None:
     """ArtifactError, before any work is done, when `out` is something that must not be replaced."""
     from edge_ad.artifact import MANIFEST
@@ -170,6 +183,7 @@ def first_threshold(
         if rate > 0.01:
             progress.console.print(
                 f"[dim]the first threshold{product and f' of {product}'} rests on {count} held-out photos: about one "
-                f"good part in {count + 1} is a false alarm; `edgead calibrate` with more photos does better[/]"
+                f"good part in {count + 1} is a false alarm; `edgead calibrate` with more photos does better[/]",
+                soft_wrap=True,
             )
     artifact.update(calibration=calibration)

@@ -21,6 +21,7 @@ from edge_ad.synthesis.shards import ShardWriter, pictures, to_png
 from edge_ad.synthesis.sheet import triplet_sheet
 
 MANIFEST = "manifest.json"
+FORMAT = 1
 SHEET = "contact_sheet.png"
 SHEET_COUNT = 32
 ATTEMPTS = 8  # per triplet, before the quality control's limits are called too tight
@@ -87,7 +88,7 @@ def write_triplets(
 
     train/good/00000.png (I), test/<source>/00000.png (A), ground_truth/<source>/00000_mask.png (M), a contact
     sheet, and manifest.json with the seeds, the normals' names and what was rejected. Triplet k depends on
-    (seed, k) and the settings alone. The manifest is written last: a folder without one is unfinished.
+    (seed, k) and the settings alone. The manifest is written last: until then it names no triplets.
 
     Args:
         per_shard: above 0, the pictures go into tar files of that many triplets instead (see `shards`).
@@ -98,8 +99,8 @@ def write_triplets(
     drawn_again: Counter[str] = Counter()
     records: list[dict[str, Any]] = []
     shown: list[tuple[Triplet, str]] = []
-    (out / MANIFEST).unlink(missing_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
+    open_folder(out)
+    write_atomically(out / MANIFEST, json.dumps({"triplets": None}).encode())
     shards = ShardWriter(out, per_shard) if per_shard else None
     for index in range(count):
         rng = np.random.default_rng([seed, index])
@@ -117,7 +118,7 @@ def write_triplets(
     if shards is not None:
         shards.close()
     manifest = {
-        "format": 1,
+        "format": FORMAT,
         "seed": seed,
         "count": count,
         "by_source": dict(Counter(record["source"] for record in records)),
@@ -131,6 +132,21 @@ def write_triplets(
         write_atomically(out / SHEET, to_png(sheet))
     write_atomically(out / MANIFEST, json.dumps(manifest, indent=1).encode())
     return manifest
+
+
+def open_folder(out: Path) -> None:
+    """Make the folder; DataError when it can't be made, or holds something else than an earlier run left there."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        inside = {path.name for path in out.iterdir()}
+    except OSError as error:
+        raise DataError(f"can't make the folder {out}: {error.strerror}", "choose another --out") from error
+    try:
+        ours = inside <= {"ddpm"} or "triplets" in json.loads((out / MANIFEST).read_bytes())
+    except (OSError, ValueError, TypeError):
+        ours = False
+    if not ours:
+        raise DataError(f"{out} holds something else than synthetic defects", "choose another --out folder")
 
 
 def _choose(sources: Sequence[tuple[DefectSource, float]], rng: np.random.Generator) -> DefectSource:

@@ -76,8 +76,10 @@ class WrittenTriplets:
         path = folder / "manifest.json"
         try:
             text = path.read_bytes()
-            self._records: list[dict[str, Any]] = json.loads(text)["triplets"]
-        except (OSError, ValueError, KeyError) as error:
+            self._records: list[dict[str, str]] = [dict(record) for record in json.loads(text)["triplets"]]
+            if not all(isinstance(record[part], str) for record in self._records for part in PARTS):
+                raise TypeError("a triplet without its pictures")
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{folder} holds no finished triplets: {path.name} is missing or damaged ({error})",
                 "write them with `edgead synth DATA --out FOLDER`",

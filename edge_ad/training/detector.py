@@ -128,15 +128,23 @@ class DetectorTrainer:
 
     def _open_folder(self, resume: bool) -> None:
         note = self.folder / "run.json"
-        if resume and note.exists() and json.loads(note.read_text()).get("key") != self.key:
+        found = _key_of(note)
+        if resume and found and found != self.key:
             raise ConfigError(
                 f"{self.folder} holds a run with other settings or photos",
                 "give the same settings and photos, or leave out --resume to start over",
             )
-        if not resume:
-            _remove(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps({"key": self.key}))
+        if resume and not found:
+            log.warning("there is no run in %s to go on with: training starts at step 0", self.folder)
+        try:
+            if not (resume and found):
+                _remove(self.folder)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            note.write_text(json.dumps({"key": self.key}))
+        except OSError as error:
+            raise DataError(
+                f"can't write to {self.folder}: {error.strerror}", "free some space, or choose another --out"
+            ) from error
 
     def _fill(self, bank: CachedBank) -> None:
         """Features of normals (at most 40 % of the time), prototypes, then triplets (up to 65 %)."""
@@ -339,6 +347,14 @@ def _run_key(config: Config, normals: Sequence[Path], triplets: TripletMaker | W
     written = triplets.key if isinstance(triplets, WrittenTriplets) else ""
     text = json.dumps([config.to_dict(), photos, written], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _key_of(note: Path) -> str:
+    """The key of the run that wrote the note; "" where there was none or its note is damaged."""
+    try:
+        return str(json.loads(note.read_text(encoding="utf-8"))["key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _remove(path: Path) -> None:

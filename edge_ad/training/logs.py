@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+log = logging.getLogger("edge_ad.training")
 
 EVERY = 10  # steps between two entries
 
@@ -28,9 +31,13 @@ class TrainingLog:
 
     def write(self, step: int, **numbers: float) -> None:
         """The numbers of a step that is over, counted from 1."""
-        if self._writer is not None and step % EVERY == 0:
+        if self._writer is None or step % EVERY:
+            return
+        try:
             for name, value in numbers.items():
                 self._writer.add_scalar(name, value, step)
+        except OSError as error:  # a full disk: the curves are worth less than the training
+            self._stop(error)
 
     def __enter__(self) -> TrainingLog:
         return self
@@ -38,5 +45,13 @@ class TrainingLog:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._writer is not None:
+        if self._writer is None:
+            return
+        try:
             self._writer.close()
+        except OSError as error:
+            self._stop(error)
+
+    def _stop(self, error: OSError) -> None:
+        log.warning("TensorBoard's logs can't be written (%s): the run goes on without them", error.strerror or error)
+        self._writer = None

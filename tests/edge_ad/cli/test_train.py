@@ -98,3 +98,25 @@ def test_a_folder_without_good_photos_is_named_even_among_others(capsys, tiny, t
     assert code == 1
     assert f"no usable photos of good parts in {few}" in err
     assert not (tmp_path / "part").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--source", ""], "no source of defects"),
+        (["--source", "ddpm", "--ddpm", "mistyped"], "mistyped holds no diffusion model"),
+        (["--triplets", "mistyped"], "mistyped holds no finished triplets"),
+        (["--device", "tpu"], "unknown device 'tpu'"),
+        (["--out", "tiny.toml/part"], "can't write to tiny.toml/part.training"),
+    ],
+)
+def test_wrong_wishes_are_errors_with_hints_and_leave_nothing(
+    capsys, tiny, write_photos, tmp_path, monkeypatch, options, message
+):
+    monkeypatch.chdir(tmp_path)
+    write_photos(tmp_path / "photos", 6)
+    code, _, err = run(capsys, "train", "photos", "--out", "part", *tiny, *options)
+    assert code == 1
+    assert message in err
+    assert "hint:" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "tiny.toml"]

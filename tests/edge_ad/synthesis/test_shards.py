@@ -69,3 +69,10 @@ def test_damage_is_named(tmp_path):
     written[0]
     with pytest.raises(DataError, match=r"picture of triplet 3 in .* (can't be read|is damaged)"):
         written[3]
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"triplets": null}', '{"triplets": [3]}', '{"triplets": [{"index": 0}]}'])
+def test_a_manifest_that_names_no_pictures_is_an_error_at_once(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(DataError, match="no finished triplets"):
+        WrittenTriplets(tmp_path)

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -108,3 +109,27 @@ def test_wrong_options_say_what_to_do(product, tmp_path, capsys, options, messag
     said = capsys.readouterr().err
     assert message in said
     assert "hint:" in said
+
+
+def test_photos_that_can_not_be_read_are_left_out(product, tmp_path, caplog):
+    data = shutil.copytree(product, tmp_path / "data")
+    (data / "train" / "good" / "005.png").write_bytes(b"no picture")
+    options = ("--source", "procedural:1,texture:1", "--count", 12, "--size", 64)
+    assert synth(data, "--out", tmp_path / "out", *options) == 0
+    assert "005.png" in caplog.text
+
+
+def test_only_a_folder_of_its_own_is_written_to(product, tmp_path, capsys):
+    options = ("--source", "procedural", "--count", 1, "--size", 64)
+    data = shutil.copytree(product, tmp_path / "data")
+    before = hashes(data)
+    assert synth(product, "--out", data, *options) == 1
+    assert "something else than synthetic defects" in capsys.readouterr().err
+    assert hashes(data) == before
+    (tmp_path / "file").write_text("")
+    assert synth(product, "--out", tmp_path / "file" / "out", *options) == 1
+    assert "can't make the folder" in capsys.readouterr().err
+    for _ in range(2):  # its own it writes anew
+        assert synth(product, "--out", tmp_path / "out", *options) == 0
+    (tmp_path / "out" / "manifest.json").write_text('{"triplets": null}')  # as a killed run leaves it
+    assert synth(product, "--out", tmp_path / "out", *options) == 0

@@ -240,3 +240,44 @@ def test_precision_holds_for_the_teacher_features_that_are_computed_once(tiny_co
     assert not torch.equal(cached["fp32"], cached["bf16"])
     likeness = torch.nn.functional.cosine_similarity(cached["fp32"], cached["bf16"], dim=2)
     assert likeness.min() > 0.999
+
+
+def test_resuming_without_a_run_or_with_a_damaged_note_starts_over(tiny_config, photos, tmp_path, caplog):
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tiny_config, photos, tmp_path / "a", Record(stop_at=2)).run()
+    (tmp_path / "a" / "run.json").write_text("{")  # whose checkpoint that is can't be told
+    for folder in ("a", "none"):
+        record = Record()
+        trainer(tiny_config, photos, tmp_path / folder, record, resume=True).run()
+        assert len(record.losses) == 4
+        assert f"no run in {tmp_path / folder}" in caplog.text
+
+
+def test_a_folder_that_can_not_be_written_is_named(tiny_config, photos, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="can't write to"):
+        trainer(tiny_config, photos, tmp_path / "file" / "a", Record())
+
+
+def test_ctrl_c_while_features_are_computed_keeps_them(tiny_config, photos, tmp_path):
+    class Impatient(Record):
+        def advance(self, units: int, **numbers: float) -> None:
+            self.units = getattr(self, "units", 0) + units
+            if self.units > 4:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tiny_config, photos, tmp_path / "a", Impatient()).run()
+    again = trainer(tiny_config, photos, tmp_path / "a", Record(), resume=True)
+    again.bank.open(tmp_path / "a" / "cache", tiny_config.training.triplets, again.key)
+    assert again.bank.normals.done == 4  # the first batch; the second was not written when it was interrupted
+
+
+def test_every_category_keeps_some_normals_out():
+    paths = [Path(f"{name}{i}") for name, count in (("a", 90), ("b", 6)) for i in range(count)]
+    names = [path.name[0] for path in paths]
+    fit, held = split_held_out(paths, 0.1, 0, names)
+    assert sorted([*fit, *held]) == sorted(paths)
+    assert {name: sum(path.name[0] == name for path in held) for name in "ab"} == {"a": 9, "b": 3}
+    with pytest.raises(DataError, match=r"1 usable .* of b"):
+        split_held_out(paths[:91], 0.1, 0, names[:91])

@@ -32,3 +32,15 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     with TrainingLog(None) as log:
         log.write(10, loss=1)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_ends_the_logs_and_not_the_run(tmp_path, monkeypatch, caplog):
+    with TrainingLog(tmp_path) as log:
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(log._writer, "add_scalar", full)
+        log.write(10, loss=1)
+        log.write(20, loss=1)
+    assert caplog.text.count("No space left") == 1
