@@ -25,6 +25,7 @@ from edge_ad.model.detector import Detector
 from edge_ad.synthesis.shards import WrittenTriplets
 from edge_ad.training.acceleration import new_accelerator
 from edge_ad.training.bank import Batch, CachedBank, OnlineBank, TripletMaker
+from edge_ad.training.interrupt import interrupt_between_steps
 from edge_ad.training.logs import TrainingLog
 from edge_ad.training.losses import cosine_loss, focal_loss, l1_loss, weighted_loss
 
@@ -177,21 +178,22 @@ class DetectorTrainer:
         saved = time.monotonic()
         self.progress.phase("training", settings.steps, step)
         logs = self.folder / "logs" if self.accelerator.is_main_process else None
-        with TrainingLog(logs, step) as log_numbers:
-            try:
-                while step < settings.steps and self.elapsed() < self.limit:
-                    losses = self.train_step(step)
-                    step += 1
-                    images += settings.batch_size * settings.gradient_accumulation * self.accelerator.num_processes
-                    speed = images / (time.monotonic() - began)
+        with TrainingLog(logs, step) as log_numbers, interrupt_between_steps() as interrupt:
+            while step < settings.steps and self.elapsed() < self.limit:
+                losses = self.train_step(step)
+                step += 1
+                images += settings.batch_size * settings.gradient_accumulation * self.accelerator.num_processes
+                speed = images / (time.monotonic() - began)
+                try:
                     self.progress.advance(1, images_per_second=speed, **losses)
                     log_numbers.write(step, images_per_second=speed, **losses)
-                    if time.monotonic() - saved > settings.checkpoint_seconds:
-                        self._save(step)
-                        saved = time.monotonic()
-            except KeyboardInterrupt:
-                self._save(step)
-                raise
+                    interrupt()
+                except KeyboardInterrupt:
+                    self._save(step)
+                    raise
+                if time.monotonic() - saved > settings.checkpoint_seconds:
+                    self._save(step)
+                    saved = time.monotonic()
         self._save(step)
         return step, losses, images / max(1e-9, time.monotonic() - began)
 

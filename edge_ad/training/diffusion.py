@@ -34,6 +34,7 @@ from edge_ad.synthesis.diffusion import (
 )
 from edge_ad.synthesis.sheet import grid
 from edge_ad.training.acceleration import new_accelerator
+from edge_ad.training.interrupt import interrupt_between_steps
 from edge_ad.training.logs import TrainingLog
 
 LOSSES = "losses.jsonl"
@@ -113,7 +114,8 @@ class DiffusionTrainer:
         """
         begun, first = time.monotonic(), self.step
         rate = 0.0
-        with TrainingLog(self.folder / "logs" if self.accelerator.is_main_process else None, first) as log:
+        logs = self.folder / "logs" if self.accelerator.is_main_process else None
+        with TrainingLog(logs, first) as log, interrupt_between_steps() as interrupt:
             while self.step < self.config.steps:
                 if self._time_is_up(begun, max_minutes):
                     break
@@ -124,6 +126,12 @@ class DiffusionTrainer:
                 log.write(self.step, loss=loss, images_per_second=rate)
                 if progress is not None and self.accelerator.is_main_process:
                     progress(self.step, self.config.steps, loss, rate)
+                try:
+                    interrupt()
+                except KeyboardInterrupt:
+                    if self.accelerator.num_processes == 1:  # others may be at another step
+                        self.save()
+                    raise
                 if self.step % self.config.checkpoint_steps == 0:
                     self.save()
                 if self.step % self.config.sheet_steps == 0:

@@ -1,5 +1,7 @@
 import dataclasses
 import math
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -281,3 +283,22 @@ def test_every_category_keeps_some_normals_out():
     assert {name: sum(path.name[0] == name for path in held) for name in "ab"} == {"a": 9, "b": 3}
     with pytest.raises(DataError, match=r"1 usable .* of b"):
         split_held_out(paths[:91], 0.1, 0, names[:91])
+
+
+def test_ctrl_c_in_the_middle_of_a_step_resumes_exactly(tiny_config, photos, tmp_path):
+    whole, first, second = Record(), Record(), Record()
+    trainer(tiny_config, photos, tmp_path / "a", whole).run()
+    run = trainer(tiny_config, photos, tmp_path / "b", first)
+    clip = run.accelerator.clip_grad_norm_
+
+    def impatient(*arguments):
+        if len(first.losses) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return clip(*arguments)
+
+    run.accelerator.clip_grad_norm_ = impatient
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    assert len(first.losses) == 2
+    trainer(tiny_config, photos, tmp_path / "b", second, resume=True).run()
+    assert first.losses + second.losses == pytest.approx(whole.losses, rel=1e-6)

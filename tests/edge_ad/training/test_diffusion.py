@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -201,3 +202,15 @@ def test_two_processes_have_the_losses_of_one(whole, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "run") == pytest.approx(losses(whole[0])[:6], rel=1e-5)
+
+
+def test_ctrl_c_leaves_a_checkpoint_of_that_step(whole, tmp_path):
+    def impatient(step, *_):
+        if step == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path).run(progress=impatient)
+    resumed = trainer(tmp_path)
+    assert resumed.step == 6
+    assert resumed.run().sha256 == whole[1].sha256
