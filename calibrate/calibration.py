@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_ad.calibrate.threshold import Threshold, clopper_pearson, conformal_threshold, tail_threshold
+from edge_ad.data.loader import batches
 from edge_ad.errors import DataError
 from edge_ad.runtime.predictor import Predictor
 
@@ -58,7 +59,7 @@ def score_frames(
     """
     image_scores: list[float] = []
     maxima: list[float] = []
-    for group in _groups(frames, batch):
+    for group in batches(frames, batch):
         for prediction in predictor.predict_batch(group):
             image_scores.append(prediction.image_score)
             maxima.append(float(prediction.pixel_scores.max()))
@@ -150,14 +151,3 @@ def shift(before: Sequence[float], scores: npt.NDArray[np.float64]) -> float:
 
 def _quantiles(scores: npt.NDArray[np.float64]) -> list[float]:
     return [float(value) for value in np.quantile(scores, np.linspace(0, 1, 101))]
-
-
-def _groups(frames: Iterable[Frame], size: int) -> Iterable[list[Frame]]:
-    group: list[Frame] = []
-    for frame in frames:
-        group.append(frame)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from edge_ad import __version__, metrics
 from edge_ad.artifact import Artifact, Preprocessing
 from edge_ad.data.images import Frame, Mask, fit_mask, preprocess, read_image, read_mask, resize_mask
-from edge_ad.data.loader import read_each, reason_of
+from edge_ad.data.loader import batches, read_each, reason_of
 from edge_ad.data.samples import Dataset, Problem, Sample
 from edge_ad.errors import DataError
 from edge_ad.pixel_metrics import PixelMetrics
@@ -201,7 +201,7 @@ def evaluate(
     skipped = [problem for problem in dataset.problems if problem.path not in used]
     notes = [problem for problem in dataset.problems if problem.path in used]
     masked = {s.category for s in samples if s.mask_path}
-    for group in _groups(read_each(samples, partial(_load, preprocessing=preprocessing), skipped), batch):
+    for group in batches(read_each(samples, partial(_load, preprocessing=preprocessing), skipped), batch):
         outputs: Outputs = runner(np.stack([one.image for _, one in group]))
         for i, (sample, one) in enumerate(group):
             look = Look(sample, float(outputs.image_score[i]), one.frame, outputs.pixel_scores[i], one.mask)
@@ -264,17 +264,6 @@ def _load(sample: Sample, preprocessing: Preprocessing) -> _Loaded:
         notes.append(Problem(sample.mask_path, "mask of a defect is empty: its pixels are not counted"))
         return _Loaded(frame, image, None, notes)
     return _Loaded(frame, image, mask, notes)
-
-
-def _groups(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    group: list[Any] = []
-    for item in items:
-        group.append(item)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 def _mean(figures: Sequence[Figures]) -> Figures:

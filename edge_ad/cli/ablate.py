@@ -60,6 +60,7 @@ def command(
     from edge_ad.cli.train import check_diffusion_model
     from edge_ad.config import Config
     from edge_ad.data.samples import scan
+    from edge_ad.errors import DataError
 
     names = list(VARIANTS) if variants == "all" else [name.strip() for name in variants.split(",")]
     base = Config.from_toml(config) if config else Config.named(preset)
@@ -71,6 +72,10 @@ def command(
     chosen = {name: variant(base, name) for name in names}
     check_diffusion_model(ddpm)
     dataset = scan(data)
+    labels = {sample.label for sample in dataset.test}
+    if labels != {0, 1}:
+        lacking = "test photos" if not labels else "defective test photos" if 0 in labels else "good test photos"
+        raise DataError(f"{data} has no {lacking} to measure the variants on", "see `edgead check`")
     for name, settings in chosen.items():
         for seed in numbers:
             seeded = settings.override("training", seed=seed)
@@ -98,11 +103,11 @@ def variant(base: Config, name: str) -> Config:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Whole numbers from "0,1,2"; ConfigError for anything else."""
+    """Whole numbers from "0,1,2", each once; ConfigError for anything else."""
     from edge_ad.errors import ConfigError
 
     try:
-        return [int(part) for part in text.split(",")]
+        return list(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError as error:
         raise ConfigError(f"--seeds {text} are no whole numbers", "write them as 0,1,2") from error
 
@@ -120,15 +125,20 @@ def summary(rows: list[dict[str, float | None]]) -> dict[str, dict[str, float | 
 def _run(
     settings: Config, data: Path, dataset: Dataset, folder: Path, weights: str | None, ddpm: Path, device: str
 ) -> dict[str, float | None]:
-    """Train and measure one run, or take the figures that an earlier one left."""
+    """Train and measure one run, or take the figures that an earlier one left, or go on with one interrupted."""
     from edge_ad.artifact import MANIFEST, Artifact
     from edge_ad.cli.train import train_artifact
+    from edge_ad.errors import ConfigError
     from edge_ad.evaluation import evaluate
     from edge_ad.runtime.backends import open_runner
+    from edge_ad.training.job import work_folder
 
     artifact = Artifact.open(folder) if (folder / MANIFEST).exists() else None
-    if artifact is None or artifact.config != settings:
-        artifact = train_artifact(settings, [data], folder, device=device, weights=weights, ddpm=ddpm)
+    if artifact is None:
+        begun = (work_folder(folder) / "run.json").exists()
+        artifact = train_artifact(settings, [data], folder, device=device, weights=weights, ddpm=ddpm, resume=begun)
+    elif artifact.config != settings:
+        raise ConfigError(f"{folder} holds a finished run with other settings", "choose another --out, or remove it")
     figures = artifact.manifest.reports.get("ablation")
     if figures is None:
         runner = open_runner(artifact, "onnxruntime", "fp32")

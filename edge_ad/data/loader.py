@@ -104,6 +104,13 @@ def read_each(
                 future.cancel()
 
 
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The items in lists of `size`, the last one perhaps shorter; no more than one list is in memory."""
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch
+
+
 def reason_of(error: DataError, path: Path) -> str:
     """The error's message without the path, for a Problem, which has it already."""
     return " ".join(error.message.replace(str(path), "").split()).strip(": ")

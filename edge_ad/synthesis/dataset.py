@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from edge_ad.artifact import write_atomically
+from edge_ad.data.images import encode_image
 from edge_ad.data.loader import PhotoReader
 from edge_ad.errors import DataError
 from edge_ad.synthesis.defects import DefectSource, Frame, Triplet, make_triplet
 from edge_ad.synthesis.foreground import find_foreground
 from edge_ad.synthesis.perlin import Mask
 from edge_ad.synthesis.quality import QualityControl
-from edge_ad.synthesis.shards import ShardWriter, pictures, to_png
+from edge_ad.synthesis.shards import ShardWriter, pictures
 from edge_ad.synthesis.sheet import triplet_sheet
 
 MANIFEST = "manifest.json"
@@ -129,7 +130,7 @@ def write_triplets(
     }
     if shown:
         sheet = triplet_sheet([triplet for triplet, _ in shown], [name for _, name in shown])
-        write_atomically(out / SHEET, to_png(sheet))
+        write_atomically(out / SHEET, encode_image(sheet))
     write_atomically(out / MANIFEST, json.dumps(manifest, indent=1).encode())
     return manifest
 

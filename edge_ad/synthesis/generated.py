@@ -15,6 +15,7 @@ import numpy as np
 
 from edge_ad.artifact import write_atomically
 from edge_ad.config import read_section, to_plain
+from edge_ad.data.images import decode_image, encode_image
 from edge_ad.errors import ArtifactError, ConfigError
 from edge_ad.synthesis.defects import Frame
 
@@ -149,8 +150,7 @@ def read_generated(folder: Path, record: Generated) -> Frame | None:
         return None
     if hashlib.sha256(data).hexdigest() != record.sha256:
         return None
-    frame: Frame = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-    return frame
+    return decode_image(data, record.file)
 
 
 def _kept(
@@ -180,6 +180,6 @@ def _kept(
 
 def _write(folder: Path, frame: Frame, seed: int, s: float, origin: int) -> Generated:
     name = f"{seed:08d}.png"
-    data = cv2.imencode(".png", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))[1].tobytes()
+    data = encode_image(frame)
     write_atomically(folder / name, data)
     return Generated(name, seed, s, hashlib.sha256(data).hexdigest(), origin)

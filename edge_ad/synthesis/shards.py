@@ -13,26 +13,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from edge_ad.artifact import write_atomically
+from edge_ad.data.images import decode_image, encode_image
 from edge_ad.errors import DataError
 from edge_ad.synthesis.defects import Frame, Triplet
 
 PARTS = ("normal", "defective", "mask")
 
 
-def to_png(picture: np.ndarray[Any, Any]) -> bytes:
-    """PNG of an RGB picture [H,W,3] or a gray one [H,W], uint8."""
-    ordered = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture
-    return cv2.imencode(".png", ordered)[1].tobytes()
-
-
 def pictures(triplet: Triplet) -> dict[str, bytes]:
     """The triplet as PNGs: normal, defective, mask (0 or 255)."""
     mask = triplet.mask.astype(np.uint8) * 255
-    return {"normal": to_png(triplet.normal), "defective": to_png(triplet.defective), "mask": to_png(mask)}
+    return dict(zip(PARTS, map(encode_image, (triplet.normal, triplet.defective, mask)), strict=True))
 
 
 class ShardWriter:
@@ -99,19 +93,12 @@ class WrittenTriplets:
 
     def _picture(self, record: Mapping[str, Any], part: str) -> Frame:
         try:
-            picture = cv2.imdecode(np.frombuffer(self._bytes(record, part), np.uint8), cv2.IMREAD_COLOR)
-        except (OSError, KeyError, tarfile.TarError, cv2.error) as error:
+            return decode_image(self._bytes(record, part), record[part])
+        except (OSError, KeyError, tarfile.TarError, DataError) as error:
             raise DataError(
                 f"the {part} picture of triplet {record.get('index')} in {self.folder} can't be read: {error}",
                 "write the triplets anew with `edgead synth`",
             ) from error
-        if picture is None:
-            raise DataError(
-                f"the {part} picture of triplet {record.get('index')} in {self.folder} is damaged",
-                "write the triplets anew with `edgead synth`",
-            )
-        frame: Frame = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
-        return frame
 
     def _bytes(self, record: Mapping[str, Any], part: str) -> bytes:
         if "shard" not in record:

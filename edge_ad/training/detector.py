@@ -133,7 +133,7 @@ class DetectorTrainer:
         if resume and found and found != self.key:
             raise ConfigError(
                 f"{self.folder} holds a run with other settings or photos",
-                "give the same settings and photos, or leave out --resume to start over",
+                "give the same settings and photos, choose another --out, or leave out --resume to start over",
             )
         if resume and not found:
             log.warning("there is no run in %s to go on with: training starts at step 0", self.folder)

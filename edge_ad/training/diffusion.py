@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from edge_ad.artifact import write_atomically
 from edge_ad.config import DiffusionConfig, to_plain
+from edge_ad.data.images import encode_image
 from edge_ad.errors import ArtifactError, DataError, EdgeAdError
 from edge_ad.synthesis.defects import Frames
 from edge_ad.synthesis.diffusion import (
@@ -231,9 +231,8 @@ class DiffusionTrainer:
         config = replace(self.config, start=1.0, perturbation="scale")
         frames = sample(self.average, config, [Drawing(seed, 0.0) for seed in range(8)])
         sheet = grid([to_frames(self._images[:8]), frames])
-        data = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1].tobytes()
         (self.folder / "sheets").mkdir(exist_ok=True)
-        write_atomically(self.folder / "sheets" / f"step-{self.step:08d}.png", data)
+        write_atomically(self.folder / "sheets" / f"step-{self.step:08d}.png", encode_image(sheet))
 
     def _plain(self) -> Any:
         return self.accelerator.unwrap_model(self._network)

@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from edge_ad.cli.ablate import VARIANTS, summary, variant
+from edge_ad.cli.ablate import VARIANTS, parse_seeds, summary, variant
 from edge_ad.cli.ablate import command as ablate
 from edge_ad.config import Config
-from edge_ad.errors import ConfigError
+from edge_ad.errors import ConfigError, DataError
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -47,8 +47,28 @@ def test_a_small_ablation_of_own_settings_writes_its_table_and_keeps_finished_ru
     for _ in range(2):
         ablate(tmp_path / "data", tmp_path / "out", config=tmp_path / "tiny.toml", device="cpu", **options)
         written.append((tmp_path / "out" / "full-0" / "weights.safetensors").stat().st_mtime_ns)
+    with pytest.raises(ConfigError, match="full-0 holds a finished run with other settings"):
+        ablate(tmp_path / "data", tmp_path / "out", config=tmp_path / "tiny.toml", **{**options, "steps": 3})
+    written.append((tmp_path / "out" / "full-0" / "weights.safetensors").stat().st_mtime_ns)
     table = json.loads((tmp_path / "out" / "ablation.json").read_text())
     assert set(table["table"]) == {"full"}
     assert table["about"]["settings"]["model"] == tiny_config.to_dict()["model"]
     assert table["table"]["full"]["i_auroc"]["mean"] is not None
-    assert written[0] == written[1]
+    assert written[0] == written[1] == written[2]
+
+
+def test_seeds_count_once():
+    assert parse_seeds("2,0,2") == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "lacking"), [((), "test photos"), (("good",), "defective test"), (("dark",), "good test")]
+)
+def test_what_can_not_be_measured_is_not_trained(tmp_path, write_photos, tiny_config, kinds, lacking):
+    write_photos(tmp_path / "data" / "train" / "good", 6)
+    for kind in kinds:
+        write_photos(tmp_path / "data" / "test" / kind, 3)
+    tiny_config.to_toml(tmp_path / "tiny.toml")
+    with pytest.raises(DataError, match=f"no {lacking}"):
+        ablate(tmp_path / "data", tmp_path / "out", config=tmp_path / "tiny.toml", variants="full")
+    assert not (tmp_path / "out").exists()
