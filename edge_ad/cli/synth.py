@@ -175,7 +175,7 @@ def generate_images(
     import torch
 
     from edge_ad.synthesis.dataset import NormalFrames
-    from edge_ad.synthesis.diffusion import drawer, is_trained, load_model, sampler_settings
+    from edge_ad.synthesis.diffusion import drawer, is_trained, knows_photos, load_model, sampler_settings
     from edge_ad.synthesis.generated import GeneratedImages, Index, fill_cache
     from edge_ad.synthesis.quality import Memorised
 
@@ -183,6 +183,8 @@ def generate_images(
     step = model.steps
     if is_trained(folder, model):
         console.print(f"the diffusion model in {folder} is trained: reused")
+        if not knows_photos(folder, frames):
+            console.print("it was trained on other photos than these, and draws images of those", style="yellow")
     else:
         step = _train(frames, model, folder, seed, max_minutes, device)
     use = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"

@@ -219,13 +219,21 @@ def fitted(frame: Frame, resolution: int) -> Frame:
     return resized
 
 
-def save_model(network: Any, config: DiffusionConfig, folder: Path, step: int = 0) -> str:
-    """Write weights and settings, each whole or not at all; the weights' sha256. step: how far it was trained."""
+def hash_images(images: Tensor) -> str:
+    """SHA-256 of the images [B,3,R,R] that a model is trained on."""
+    return hashlib.sha256(images.numpy().tobytes()).hexdigest()
+
+
+def save_model(network: Any, config: DiffusionConfig, folder: Path, step: int = 0, images: str = "") -> str:
+    """Write weights and settings, each whole or not at all; the weights' sha256.
+
+    step: how far it was trained. images: `hash_images` of what it was trained on.
+    """
     state = {name: value.detach().contiguous().cpu() for name, value in network.state_dict().items()}
     data = save(state)
     digest = hashlib.sha256(data).hexdigest()
     write_atomically(folder / WEIGHTS, data)
-    record = {"sha256": digest, "step": step, "diffusion": to_plain(config)}
+    record = {"sha256": digest, "step": step, "images": images, "diffusion": to_plain(config)}
     write_atomically(folder / SETTINGS, json.dumps(record, indent=2).encode())
     return digest
 
@@ -245,6 +253,16 @@ def is_trained(folder: Path, config: DiffusionConfig) -> bool:
         return same and int(record["step"]) >= config.steps
     except (OSError, ValueError, KeyError, TypeError, ConfigError):
         return False
+
+
+def knows_photos(folder: Path, frames: Frames) -> bool:
+    """Whether the folder's model was trained on these frames; True where it does not say."""
+    try:
+        record = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        known, side = str(record.get("images", "")), int(record["diffusion"]["resolution"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return True
+    return not known or known == hash_images(to_tensor([fitted(frames[i], side) for i in range(len(frames))]))
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[Any, DiffusionConfig, str]:

@@ -26,6 +26,7 @@ from edge_ad.synthesis.diffusion import (
     build_network,
     build_schedule,
     fitted,
+    hash_images,
     sample,
     save_model,
     target,
@@ -219,7 +220,7 @@ class DiffusionTrainer:
             self.save()
         digest = ""
         if self.accelerator.is_main_process:
-            digest = save_model(self.average, self.config, self.folder, self.step)
+            digest = save_model(self.average, self.config, self.folder, self.step, hash_images(self._images))
             self._draw_sheet()
         self.accelerator.wait_for_everyone()
         return digest
@@ -250,7 +251,7 @@ class DiffusionTrainer:
     def _settings(self) -> dict[str, Any]:
         """What a checkpoint must agree on to be resumed."""
         config = {name: value for name, value in to_plain(self.config).items() if name not in SAMPLING}
-        return {"seed": self.seed, "images": hashlib.sha256(self._images.numpy().tobytes()).hexdigest(), **config}
+        return {"seed": self.seed, "images": hash_images(self._images), **config}
 
     def _records(self) -> list[dict[str, Any]]:
         """What whole checkpoints say of themselves, newest first."""

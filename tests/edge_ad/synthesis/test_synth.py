@@ -90,8 +90,15 @@ def test_diffusion_is_trained_reused_and_mended(product, tmp_path, capsys):
     other_size = ("--source", "ddpm", "--count", 1, "--size", 48, "--resolution", 32, "--steps", 3, "--images", 2)
     model = ("--ddpm", out / "ddpm", "--device", "cpu", "--seed", 0)
     assert synth(product, "--out", tmp_path / "other", *other_size, *model) == 0  # the same model serves
-    assert "reused" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "reused" in said
+    assert "other photos" not in said
     assert hashes(out) == before
+
+    fewer = shutil.copytree(product, tmp_path / "fewer")
+    (fewer / "train" / "good" / "000.png").unlink()
+    assert synth(fewer, "--out", tmp_path / "third", *other_size, *model) == 0
+    assert "trained on other photos" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
