@@ -24,6 +24,8 @@ def row_of(figures: dict[str, Any], device: str, note: str) -> dict[str, str]:
     """One category's row; figures in per cent."""
     about, training = figures["about"], figures["about"]["training"]
     height, width = about["image_size"]
+    if len(about["classes"]) > 1:  # never in the place of a model of its own
+        note = "; ".join(filter(None, (f"one model of {len(about['classes'])} categories", note)))
     return {
         "date": about["measured"][:10],
         "category": about["data"],
