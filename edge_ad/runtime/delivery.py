@@ -117,6 +117,13 @@ class StoreWorker(threading.Thread):
         except sqlite3.IntegrityError:  # the id is there: an earlier try did reach the disk
             found = self.store.get(item.verdict.id)
             seq = found.seq if found else 0
+        except (ValueError, OverflowError) as error:  # SQLite will never take this one; the next must not wait for it
+            log.error("verdict %s can't be stored and is lost: %s", item.verdict.id, error)
+            self._done_with(item)
+            self.lost += 1
+            if item.verdict.id not in self._handed_on:
+                self._hand_on(item)
+            return True
         except sqlite3.Error as error:
             if not self.error:
                 log.error("the store cannot write (%s): verdicts wait in memory", error)
@@ -130,9 +137,7 @@ class StoreWorker(threading.Thread):
         if self.error:
             log.warning("the store writes again after: %s", self.error)
         self.error = ""
-        with self._ready:
-            if self._queue and self._queue[0].verdict.id == item.verdict.id:
-                self._queue.popleft()
+        self._done_with(item)
         self.stored += 1
         if item.verdict.id in self._handed_on:
             self._handed_on.discard(item.verdict.id)
@@ -145,6 +150,11 @@ class StoreWorker(threading.Thread):
         if self.stored % 256 == 0:
             self._tidy()
         return True
+
+    def _done_with(self, item: Item) -> None:
+        with self._ready:
+            if self._queue and self._queue[0].verdict.id == item.verdict.id:  # `put` may have given it up
+                self._queue.popleft()
 
     def _hand_on(self, item: Item) -> None:
         for worker in self.later:
@@ -241,6 +251,8 @@ class SinkWorker(threading.Thread):
             pause = min(pause * 2, self.retry_s[1])
         with suppress(Exception):
             self._settle()
+        if not self.replays:
+            self.dropped += len(self._queue)
         if self._opened:
             with suppress(Exception):
                 self.sink.close()

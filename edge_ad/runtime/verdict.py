@@ -63,6 +63,10 @@ class Verdict:
     latency_ms: Mapping[str, float] = field(default_factory=dict)
     artifact: str = ""
 
+    def __post_init__(self) -> None:
+        for name in ("source", "part", "reason"):
+            object.__setattr__(self, name, writable(getattr(self, name)))
+
     @property
     def time(self) -> datetime:
         """When the frame was taken, in UTC."""
@@ -84,6 +88,14 @@ class Verdict:
         """The verdict that `to_dict` wrote."""
         boxes = tuple(DefectBox(**box) for box in values.get("boxes", ()))
         return cls(**{**values, "boxes": boxes})
+
+
+def writable(text: str) -> str:
+    """The text as every store and protocol takes it: what UTF-8 has no bytes for is spelt out.
+
+    A file name in another encoding, or a part's identity from JSON, may hold halves of surrogate pairs.
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def new_id(time_ns: int | None = None) -> str:

@@ -1,3 +1,4 @@
+import dataclasses
 import sqlite3
 import threading
 import time
@@ -224,6 +225,27 @@ def test_close_leaves_a_hanging_sink_behind(store):
     assert time.perf_counter() - started < 3
     assert store.count() == 1
     sink.gate.set()
+
+
+def test_a_verdict_that_no_store_can_take_holds_up_no_other(store, caplog):
+    there = Recorder("mqtt", "replayed")
+    with SinkHub([there], store, retry_s=FAST) as hub:
+        hub.submit(dataclasses.replace(verdict(0), frame=1 << 70))
+        hub.submit(verdict(1))
+        wait_for(lambda: hub.stored == 1)
+        wait_for(lambda: len(there.seen) == 2)
+        assert hub.unstored == 1
+    assert "can't be stored" in caplog.text
+
+
+def test_what_a_sink_could_not_take_is_counted(store):
+    away = Recorder("images")
+    away.absent = True
+    with SinkHub([away], store, retry_s=FAST) as hub:
+        for n in range(5):
+            hub.submit(verdict(n))
+        wait_for(lambda: hub.stored == 5)
+    assert [(state.delivered, state.dropped) for state in hub.states()] == [(0, 5)]
 
 
 def test_names_must_differ():
