@@ -228,10 +228,12 @@ def _check(settings: Any, section: str, names: Iterable[str], low: float, high: 
 def read_toml(path: Path | str) -> dict[str, Any]:
     """The file's tables; ConfigError when it is missing or no TOML."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # editors on Windows begin with a BOM
     except OSError as error:
         raise ConfigError(f"can't read {path}: {error.strerror}", "check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error}", "save it as UTF-8 in the editor") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}", "fix the line it names") from error
 
 
@@ -294,9 +296,13 @@ def _read_value(hint: Any, value: Any, path: str, base: Any) -> Any:
         if len(kinds) == len(value):
             pairs = enumerate(zip(kinds, value, strict=True))
             return tuple(_read_value(kind, item, f"{path}[{i}]", None) for i, (kind, item) in pairs)
+    if origin is tuple and dataclasses.is_dataclass(arguments[0]) and isinstance(value, Mapping):
+        raise ConfigError(f"'{path}' is one table", f"there may be several: write it as [[{path}]]")
     if origin is dict and isinstance(value, Mapping):
         return {k: _read_value(arguments[1], item, f"{path}.{k}", None) for k, item in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise ConfigError(f"'{path}' = {value}", "use a number")
         return float(value)
     if hint is Path and isinstance(value, str):
         return Path(value)

@@ -19,7 +19,7 @@ from edge_ad.runtime.inspector import Inspector
 from edge_ad.runtime.page import OperatorPage, PageConfig
 from edge_ad.runtime.page_data import LineView, Newest
 from edge_ad.runtime.recalibration import RecalibrationSet
-from edge_ad.runtime.settings import RunSettings
+from edge_ad.runtime.settings import RunSettings, need_port
 from edge_ad.runtime.sinks import Delivery, Frame, PixelScores, Sink
 from edge_ad.runtime.verdict import Verdict
 
@@ -43,6 +43,9 @@ class HealthSettings:
 
     host: Annotated[str, "address to listen on; 0.0.0.0 for the plant's network"] = "127.0.0.1"
     port: Annotated[int, "port to listen on; 0 picks a free one"] = 8081
+
+    def __post_init__(self) -> None:
+        need_port("health", self.port, lowest=0)
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,8 @@ class Line:
         observer = Observer(self.recalibration, lambda name: self._thresholds(name).get("pixel_threshold"))
         watched = (settings.page, settings.drift, settings.recalibration)
         self._metrics: Callable[[], bytes] | None = None
+        if self._takes_plc_triggers() and not settings.sink.keys() & {"modbus", "opcua"}:
+            raise ConfigError("trigger.kind = 'plc', and no PLC can reach it", "add [sink.modbus] or [sink.opcua]")
         made = [self._sink(name, table) for name, table in settings.sink.items()]
         extra: list[Sink] = [observer] if any(table is not None for table in watched) else []
         self.inspector = Inspector(settings, [*sinks, *made, *extra], frames=frames, keep_trying=keep_trying)

@@ -20,6 +20,7 @@ from edge_ad.errors import BackendError, ConfigError
 from edge_ad.runtime.optional import need
 from edge_ad.runtime.page_data import LineView
 from edge_ad.runtime.page_guard import is_loopback
+from edge_ad.runtime.settings import need_port
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,7 @@ class PageConfig:
                 f"[page] the token has {len(self.token)} characters",
                 "use 16 or more, or leave it out to get one made",
             )
-        if not 0 <= self.port <= 65535:
-            raise ConfigError(f"[page] port is {self.port}", "use 0 to 65535")
+        need_port("page", self.port, lowest=0)
 
 
 class OperatorPage:
@@ -61,7 +61,7 @@ class OperatorPage:
         except OSError as error:
             raise BackendError(
                 f"the operator page cannot listen on {config.host}:{config.port}: {error}",
-                "another program has the port; choose another under [page] port, or 0 for any free one",
+                "give an address of this machine and a free port under [page]; port = 0 takes any free one",
             ) from error
         self.port = int(self._socket.getsockname()[1])
         shown = f"[{config.host}]" if ":" in config.host else config.host

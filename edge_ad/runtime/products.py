@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 from edge_ad.artifact import Manifest
-from edge_ad.errors import ConfigError
+from edge_ad.errors import ArtifactError, ConfigError
 from edge_ad.runtime.settings import StationSettings
 
 ALL = "all"
@@ -18,10 +19,13 @@ def calibration_for(manifest: Manifest, product: str = "") -> dict[str, Any]:
 
     product: one of the manifest's classes; "all" for the threshold that all of them share; "" where there is
     nothing to choose. A class that had too few good parts for thresholds of its own gets the common ones.
-    Raises ConfigError for an unknown product, and for "" where products have thresholds of their own.
+    Raises ConfigError for an unknown product, and for "" where products have thresholds of their own; ArtifactError
+    for a threshold that is no number.
     """
     calibration = dict(manifest.calibration or {})
     own: dict[str, dict[str, Any]] = calibration.get("per_class") or {}
+    for section in (calibration, *own.values()):
+        _check_thresholds(section)
     known = sorted({*manifest.classes, *own})
     if product == ALL:
         return calibration
@@ -42,6 +46,14 @@ def calibration_for(manifest: Manifest, product: str = "") -> dict[str, Any]:
             "%s has no threshold of its own: too few good parts were calibrated; the common one holds", product
         )
     return calibration | own.get(product, {})
+
+
+def _check_thresholds(section: dict[str, Any]) -> None:
+    """No score is above NaN: a damaged manifest would let every part pass."""
+    for name in ("image_threshold", "pixel_threshold"):
+        value = section.get(name)
+        if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value)):
+            raise ArtifactError(f"the artifact's {name} is {value!r}", "calibrate it again: edgead calibrate")
 
 
 def check_tiles(settings: StationSettings, calibration: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 # ruff: noqa: RUF009  (_setting and _section only make dataclass fields)
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any, Literal
 
 from edge_ad.config import read_section, read_toml
 from edge_ad.errors import ConfigError
+
+MIN_TILE = 16  # pixels; the graph sees each tile at its own size of hundreds of pixels
 
 
 def _setting(default: Any, text: str) -> Any:
@@ -23,6 +26,27 @@ def _section(cls: type, text: str) -> Any:
 def _need(good: bool, message: str, hint: str) -> None:
     if not good:
         raise ConfigError(message, hint)
+
+
+def _need_at_least(low: float, section: str, settings: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        _need(value is None or value >= low, f"{section}.{name} = {value}", f"use {low:g} or more")
+
+
+def _is_convex(corners: tuple[tuple[float, float], ...]) -> bool:
+    """Whether every corner turns the same way; true without corners."""
+    turns = [
+        (corners[i - 1][0] - corners[i - 2][0]) * (y - corners[i - 1][1])
+        - (corners[i - 1][1] - corners[i - 2][1]) * (x - corners[i - 1][0])
+        for i, (x, y) in enumerate(corners)
+    ]
+    return all(turn > 0 for turn in turns) or all(turn < 0 for turn in turns)
+
+
+def need_port(section: str, port: int, *, lowest: int = 1) -> None:
+    """ConfigError unless it is a port's number; lowest: -1 or 0 where these have a meaning of their own."""
+    _need(lowest <= port <= 65535, f"{section}.port = {port}", f"use {lowest} to 65535")
 
 
 @dataclass(frozen=True)
@@ -59,7 +83,8 @@ class SourceSettings:
     settle_s: float = _setting(0.5, "watched folder: a file whose size stood still this long is complete")
 
     def __post_init__(self) -> None:
-        _need(self.queue >= 1, f"source.queue = {self.queue}", "use 1 or more")
+        _need_at_least(1, "source", self, "queue")
+        _need_at_least(0, "source", self, "width", "height", "fps", "frozen_s", "black_level", "settle_s")
         _need(self.timeout_s > 0, f"source.timeout_s = {self.timeout_s}", "use more than 0")
         first, longest = self.reconnect_s
         _need(0 < first <= longest, f"source.reconnect_s = {self.reconnect_s}", "use first <= longest, above 0")
@@ -84,6 +109,10 @@ class FrameSettings:
 
     def __post_init__(self) -> None:
         _need(len(self.corners) in (0, 4), f"frame.corners has {len(self.corners)} points", "give four, or none")
+        _need(_is_convex(self.corners), f"frame.corners = {self.corners}", "go round the part's plane once")
+        _need(self.size is None or min(self.size) >= 1, f"frame.size = {self.size}", "use 1 or more")
+        _need(self.size is None or bool(self.corners), "frame.size without frame.corners", "give both, or none")
+        _need(self.tile is None or min(self.tile) >= MIN_TILE, f"frame.tile = {self.tile}", f"use {MIN_TILE} or more")
         _need(0 <= self.overlap < 0.9, f"frame.overlap = {self.overlap}", "use 0 to 0.9")
 
     def tiling(self) -> list[float]:
@@ -117,6 +146,11 @@ class TriggerSettings:
     edge: Literal["rising", "falling"] = _setting("rising", "gpio: which edge is the trigger")
     debounce_ms: float = _setting(2.0, "gpio: edges within this time are one")
 
+    def __post_init__(self) -> None:
+        need_port("trigger", self.port, lowest=-1)
+        _need_at_least(1, "trigger", self, "settle", "timeout_ms", "poll_ms")
+        _need_at_least(0, "trigger", self, "interval_ms", "delay_ms", "debounce_ms")
+
 
 @dataclass(frozen=True)
 class PresenceSettings:
@@ -128,6 +162,10 @@ class PresenceSettings:
     reference: str = _setting("", "picture of the empty station, as the camera sees it")
     level: float = _setting(25.0, "difference in brightness (0..255) that counts as changed")
     share: float = _setting(0.05, "share of the picture that must have changed")
+
+    def __post_init__(self) -> None:
+        _need_at_least(0, "presence", self, "level")
+        _need(0 < self.share <= 1, f"presence.share = {self.share}", "use more than 0, at most 1")
 
 
 @dataclass(frozen=True)
@@ -162,12 +200,14 @@ class PolicySettings:
     regions: tuple[RegionSettings, ...] = _setting((), "boxes with a threshold of their own, or ignored")
 
     def __post_init__(self) -> None:
-        _need(self.frames >= 1, f"policy.frames = {self.frames}", "use 1 or more")
+        for name in ("threshold", "pixel_threshold"):  # above NaN is nothing: every part would be good
+            value = getattr(self, name)
+            _need(value is None or math.isfinite(value), f"policy.{name} = {value}", "use a number")
+        _need_at_least(1, "policy", self, "frames")
         _need(
             1 <= self.votes <= self.frames, f"policy.votes = {self.votes} of {self.frames} frames", "use 1 to frames"
         )
-        for name in ("unsure", "hysteresis", "min_area", "deadline_ms"):
-            _need(getattr(self, name) >= 0, f"policy.{name} = {getattr(self, name)}", "use 0 or more")
+        _need_at_least(0, "policy", self, "unsure", "hysteresis", "min_area", "deadline_ms")
 
 
 @dataclass(frozen=True)
@@ -196,6 +236,9 @@ class EngineSettings:
     threads: int | None = _setting(None, "CPU threads; absent: all")
     reload: bool = _setting(True, "load the artifact again when its files change, without missing a part")
 
+    def __post_init__(self) -> None:
+        _need_at_least(1, "engine", self, "threads")
+
 
 @dataclass(frozen=True)
 class StoreSettings:
@@ -205,6 +248,9 @@ class StoreSettings:
     days: float = _setting(90.0, "verdicts older than this are removed; 0 keeps all")
     max_mb: float = _setting(2000.0, "the oldest verdicts are removed beyond this size; 0 for no limit")
     durable: bool = _setting(True, "wait for the disk at every verdict, so that a power cut loses none")
+
+    def __post_init__(self) -> None:
+        _need_at_least(0, "store", self, "days", "max_mb")
 
 
 @dataclass(frozen=True)
@@ -218,6 +264,9 @@ class ImagesSettings:
     days: float = _setting(30.0, "pictures older than this are removed; 0 keeps all")
     max_mb: float = _setting(5000.0, "the oldest pictures are removed beyond this size; 0 for no limit")
 
+    def __post_init__(self) -> None:
+        _need_at_least(0, "images", self, "accepts_every", "days", "max_mb")
+
 
 @dataclass(frozen=True)
 class VideoSettings:
@@ -226,6 +275,10 @@ class VideoSettings:
     path: str = _setting("", "file to write (.mp4 or .avi); absent: annotated.mp4 for one video file, else none")
     fps: float = _setting(25.0, "its frames per second")
     height: int = _setting(480, "its height in pixels")
+
+    def __post_init__(self) -> None:
+        _need(self.fps > 0, f"video.fps = {self.fps}", "use more than 0")
+        _need_at_least(16, "video", self, "height")
 
 
 @dataclass(frozen=True)

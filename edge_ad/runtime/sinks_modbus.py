@@ -30,6 +30,7 @@ from edge_ad.runtime.modbus_map import (
 )
 from edge_ad.runtime.modbus_server import ILLEGAL_ADDRESS, ModbusFault, ModbusServer
 from edge_ad.runtime.optional import need
+from edge_ad.runtime.settings import need_port
 from edge_ad.runtime.verdict import Verdict
 
 
@@ -41,6 +42,9 @@ class ModbusServerConfig:
         "127.0.0.1"
     )
     port: Annotated[int, "below 1024 needs a right (setcap cap_net_bind_service, or root)"] = 502
+
+    def __post_init__(self) -> None:
+        need_port("sink.modbus", self.port, lowest=0)
 
 
 class ModbusServerSink:
@@ -144,6 +148,11 @@ class ModbusClientConfig:
     ] = None
     timeout_s: Annotated[float, "no answer for this long is a failure"] = 1.0
 
+    def __post_init__(self) -> None:
+        if not self.host:
+            raise ConfigError("[modbus_client] has no host", 'name the PLC: host = "192.168.0.10"')
+        need_port("sink.modbus_client", self.port)
+
 
 class ModbusClientSink:
     """Writes the status block of every verdict into a PLC's holding registers, the status word last.
@@ -155,8 +164,6 @@ class ModbusClientSink:
     delivery = "now"
 
     def __init__(self, config: ModbusClientConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
-        if not config.host:
-            raise ConfigError("[modbus] client needs the PLC's host", 'host = "192.168.0.10"')
         self.name = f"modbus-client-{config.host}"
         self.config, self._clock = config, clock
         self.handshake = Handshake()

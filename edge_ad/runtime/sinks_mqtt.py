@@ -19,6 +19,7 @@ import numpy as np
 
 from edge_ad.errors import BackendError, ConfigError
 from edge_ad.runtime.optional import need
+from edge_ad.runtime.settings import need_port
 from edge_ad.runtime.verdict import Verdict
 
 
@@ -42,6 +43,7 @@ class MqttConfig:
             raise ConfigError(
                 f"[mqtt] prefix is {self.prefix!r}", "use words and slashes, without + # or a leading $"
             )
+        need_port("sink.mqtt", self.port)
 
 
 class MqttSink:

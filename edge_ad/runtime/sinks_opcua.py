@@ -27,6 +27,7 @@ import numpy as np
 from edge_ad.errors import BackendError, ConfigError
 from edge_ad.runtime.handshake import Handshake, Signals
 from edge_ad.runtime.optional import need
+from edge_ad.runtime.settings import need_port
 from edge_ad.runtime.verdict import DECISIONS, Verdict
 
 T = TypeVar("T")
@@ -81,6 +82,7 @@ class OpcUaConfig:
     def __post_init__(self) -> None:
         if bool(self.certificate) != bool(self.private_key):
             raise ConfigError("[opcua] has only one of certificate and private_key", "give both or neither")
+        need_port("sink.opcua", self.port, lowest=0)
 
 
 class OpcUaSink:

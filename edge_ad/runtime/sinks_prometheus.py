@@ -10,6 +10,7 @@ import numpy as np
 
 from edge_ad.errors import BackendError
 from edge_ad.runtime.optional import need
+from edge_ad.runtime.settings import need_port
 from edge_ad.runtime.sinks import SinkState
 from edge_ad.runtime.verdict import Verdict
 
@@ -39,6 +40,9 @@ class PrometheusConfig:
 
     host: Annotated[str, "address to listen on; 0.0.0.0 for the plant's network"] = "127.0.0.1"
     port: Annotated[int, "0 picks a free one; -1: only under /metrics of the operator page"] = 9464
+
+    def __post_init__(self) -> None:
+        need_port("sink.prometheus", self.port, lowest=-1)
 
 
 class PrometheusSink:

@@ -29,6 +29,7 @@ def test_missing_settings_keep_the_presets_values(tmp_path):
         ({"model": {"image_size": [224]}}, "[224]", "correct"),
         ({"training": {"schedule": "linear"}}, "linear", "cosine, step"),
         ({"training": 3}, "table", "[training]"),
+        ({"training": {"focal_gamma": float("nan")}}, "nan", "number"),
         ({"preset": "huge"}, "huge", "paper, edge, nano"),
     ],
 )
@@ -45,7 +46,7 @@ def test_a_whole_number_is_a_float_and_a_list_a_tuple():
     assert config.model.image_size == (28, 56)
 
 
-@pytest.mark.parametrize("text", ["a = ", "\xff"])
+@pytest.mark.parametrize("text", ["a = ", "\xff", "a=" + "[" * 3000])
 def test_broken_toml_is_an_error(text, tmp_path):
     (tmp_path / "c.toml").write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError, match=r"c\.toml"):
@@ -75,3 +76,11 @@ def test_a_number_out_of_bounds_is_named(section, values):
     name = next(iter(values))
     with pytest.raises(ConfigError, match=name if name != "score_size" else "top_k"):
         Config.from_dict({section: values})
+
+
+def test_toml_of_another_editor(tmp_path):
+    (tmp_path / "c.toml").write_text("[training]\nseed = 3\n", encoding="utf-8-sig")
+    assert Config.from_toml(tmp_path / "c.toml").training.seed == 3
+    (tmp_path / "c.toml").write_text("[training]\nseed = 3\n", encoding="utf-16")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        Config.from_toml(tmp_path / "c.toml")

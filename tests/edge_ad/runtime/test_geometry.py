@@ -49,8 +49,8 @@ def test_small_rotation_shows_no_black_corners():
 @given(
     st.integers(1, 400),
     st.integers(1, 400),
-    st.integers(8, 200),
-    st.integers(8, 200),
+    st.integers(16, 200),
+    st.integers(16, 200),
     st.sampled_from([0, 0.15, 0.5]),
 )
 def test_tiles_cover_every_pixel_and_stay_inside(height, width, tile_h, tile_w, overlap):

@@ -3,7 +3,7 @@
 import pytest
 
 import edge_ad
-from edge_ad.errors import ConfigError
+from edge_ad.errors import ArtifactError, ConfigError
 from edge_ad.runtime.inspector import Inspector
 from edge_ad.runtime.products import calibration_for
 
@@ -25,6 +25,19 @@ def test_a_named_product_has_its_thresholds_and_others_the_common_ones(several, 
     assert not caplog.records
     assert calibration_for(several.manifest, "knobs")["image_threshold"] == calibration["image_threshold"]
     assert "knobs has no threshold of its own" in caplog.text
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "high"])
+@pytest.mark.parametrize("name", ["image_threshold", "pixel_threshold"])
+def test_a_threshold_that_no_score_passes_is_refused(several, name, value):
+    calibration = several.manifest.calibration
+    several.update(calibration=calibration | {name: value})
+    with pytest.raises(ArtifactError, match=name):
+        edge_ad.load(several.path, product="all")
+    own = calibration["per_class"] | {"dots": {name: value}}
+    several.update(calibration=calibration | {"per_class": own})
+    with pytest.raises(ArtifactError, match=name):
+        edge_ad.load(several.path, product="dots")
 
 
 def test_an_open_choice_and_an_unknown_name_are_errors(several, run_settings, part_folder):

@@ -91,8 +91,38 @@ def test_a_line_with_two_cameras(tmp_path):
         ({"station": [{"policy": {"unsure": -1}}]}, "unsure"),
         ({"station": [{"trigger": {"kind": "telepathy"}}]}, "telepathy"),
         ({"store": {"days": "a week"}}, "store.days"),
+        ({"station": {"name": "a"}}, "one table"),
+        ({"station": [{"frame": {"corners": [[0, 0]] * 4}}]}, "corners"),
+        ({"station": [{"frame": {"size": [9, 9]}}]}, "without frame.corners"),
+        ({"station": [{"frame": {"tile": [0, 64]}}]}, "frame.tile"),
+        ({"station": [{"frame": {"rotate": float("nan")}}]}, "rotate"),
+        ({"station": [{"policy": {"threshold": float("nan")}}]}, "threshold"),
+        ({"station": [{"presence": {"share": 0}}]}, "presence.share"),
+        ({"station": [{"trigger": {"port": 99999}}]}, "trigger.port"),
+        ({"station": [{"trigger": {"settle": 0}}]}, "trigger.settle"),
+        ({"engine": {"threads": 0}}, "engine.threads"),
+        ({"store": {"days": -1}}, "store.days"),
+        ({"images": {"days": -1}}, "images.days"),
+        ({"video": {"height": 0}}, "video.height"),
+        ({"video": {"fps": 0}}, "video.fps"),
     ],
 )
 def test_wrong_settings_are_named(table, words):
     with pytest.raises(ConfigError, match=words):
         settings_from(table)
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_the_part_may_be_seen_in_a_mirror(turn):
+    corners = [[0, 0], [9, 1], [9, 9], [0, 9]][::turn]
+    assert len(settings_from({"station": [{"frame": {"corners": corners}}]}).station[0].frame.corners) == 4
+
+
+@pytest.mark.parametrize("name", [*(f"sink.{sink}" for sink in PLANT), "page", "health"])
+def test_a_port_that_is_none_is_refused_at_the_start(name):
+    kind = AROUND.get(name) or getattr(
+        importlib.import_module(f"edge_ad.runtime.{PLANT[name[5:]][0]}"), PLANT[name[5:]][1]
+    )
+    if "port" in {field.name for field in dataclasses.fields(kind)}:
+        with pytest.raises(ConfigError, match="port = 70000"):
+            read_section(kind, {"port": 70000, **({"host": "plc"} if "client" in name else {})}, name)
