@@ -37,6 +37,29 @@ def is_image(path: Path | str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
+def images_below(folder: Path) -> list[Path]:
+    """Images at any depth, sorted; none where there is no folder. Links are followed, but no folder is entered twice.
+
+    Raises OSError for a folder that can't be listed.
+    """
+    found: list[Path] = []
+    seen: set[str] = set()
+    for top, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        real = os.path.realpath(top)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(top, name) for name in names if is_image(name)]
+    return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
 def read_image(path: Path | str) -> Frame:
     """Frame [H, W, 3], RGB, upright.
 
@@ -53,8 +76,9 @@ def read_raw(path: Path | str) -> npt.NDArray[Any]:
     """The picture as stored, upright: [H, W] or [H, W, 3] BGR, at its own depth. Raises DataError as read_image."""
     try:
         data = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"can't read {path}: {error.strerror or error}", "check the path and its rights") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"can't read {path}: {why}", "check the path and its rights") from error
     return _decode(data, path)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from edge_ad.data.images import is_image
+from edge_ad.data.images import images_below
 from edge_ad.errors import DataError
 
 GOOD = frozenset({"good", "ok", "normal", "normals"})
@@ -100,10 +99,9 @@ def scan(folder: Path | str) -> Dataset:
     try:
         found = [_read_category(path, layout) for path, layout in _categories(folder)]
         loose = _outside(folder, [one.path for one in found])
+        found = found or [_read_category(folder, "plain")]
     except OSError as error:
         raise DataError(f"can't list {error.filename}: {error.strerror}", "check the rights of the folder") from error
-    if not found:
-        found = [_read_category(folder, "plain")]
     several = len(found) > 1
     samples: list[Sample] = []
     problems = loose
@@ -146,7 +144,7 @@ def _outside(folder: Path, categories: Iterable[Path]) -> list[Problem]:
     inside = set(categories)
     if not inside or folder in inside:
         return []
-    counts = Counter(path.parent for path in _images(folder) if not inside & set(path.parents))
+    counts = Counter(path.parent for path in images_below(folder) if not inside & set(path.parents))
     return [Problem(path, f"{count} photo(s) not used: the folder is no category") for path, count in counts.items()]
 
 
@@ -185,14 +183,14 @@ def _read_mvtec(folder: Path) -> tuple[list[Sample], list[Problem]]:
     name = folder.resolve().name
     tops = {child.name.lower(): child for child in _folders(folder)}
     samples, problems = [], []
-    for path in _images(tops["train"]) if "train" in tops else ():
+    for path in images_below(tops["train"]) if "train" in tops else ():
         inner = path.relative_to(tops["train"]).parts[:-1]
         if inner and inner[0].lower() not in GOOD:
             problems.append(Problem(path, f"not used: '{inner[0]}' below train is not a folder of good photos"))
         else:
             samples.append(Sample(path, "train", 0, "good", None, name))
     masks = _mask_index(tops[next(iter(MASKS & tops.keys()))]) if MASKS & tops.keys() else None
-    for path in _images(tops["test"]) if "test" in tops else ():
+    for path in images_below(tops["test"]) if "test" in tops else ():
         relative = path.relative_to(tops["test"])
         kind = relative.parent.as_posix()
         if kind == ".":
@@ -224,9 +222,11 @@ def _read_visa(folder: Path) -> tuple[list[Sample], list[Problem]]:
             problems += [Problem(path, f"its mask {mask} is missing")] if mask and not mask.is_file() else []
         return samples, problems
     images = folder / "Data" / "Images"
-    samples = _hold_out([Sample(p, "train", 0, "good", None, name) for p in _images(images / "Normal")], every=10)
+    samples = _hold_out(
+        [Sample(p, "train", 0, "good", None, name) for p in images_below(images / "Normal")], every=10
+    )
     masks = _mask_index(folder / "Data" / "Masks" / "Anomaly")
-    for path in _images(images / "Anomaly"):
+    for path in images_below(images / "Anomaly"):
         kind = kinds.get(path.name, "anomaly")
         samples.append(Sample(path, "test", 1, kind, _pop_mask(masks, Path(path.name)), name))
         problems += _no_mask(samples[-1], masks)
@@ -265,7 +265,7 @@ def _read_plain(folder: Path) -> tuple[list[Sample], list[Problem]]:
 
 def _split_masks(folder: Path) -> tuple[list[Path], dict[str, Path]]:
     """Photos, and masks by the key of the photo they belong to."""
-    everything = _images(folder)
+    everything = images_below(folder)
     stems = {path.with_suffix("") for path in everything}
     photos, masks = [], {}
     for path in everything:
@@ -308,7 +308,7 @@ def _rows(table: Path, columns: Iterable[str]) -> list[dict[str, str]]:
 
 
 def _mask_index(folder: Path) -> dict[str, Path]:
-    return {_mask_key(path.relative_to(folder)): path for path in _images(folder)}
+    return {_mask_key(path.relative_to(folder)): path for path in images_below(folder)}
 
 
 def _mask_key(path: Path) -> str:
@@ -332,18 +332,3 @@ def _unused_masks(masks: dict[str, Path] | None) -> list[Problem]:
 
 def _folders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.is_dir())
-
-
-def _images(folder: Path) -> list[Path]:
-    """Images below the folder, sorted; links are followed, but no folder is entered twice."""
-    found: list[Path] = []
-    seen: set[str] = set()
-    for top, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(top)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(top, name) for name in names if is_image(name)]
-    return sorted(found)

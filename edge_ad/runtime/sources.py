@@ -11,11 +11,11 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import numpy as np
 import numpy.typing as npt
 
+from edge_ad.data.images import SUFFIXES
 from edge_ad.errors import BackendError, ConfigError, DataError
 from edge_ad.runtime.settings import SourceSettings
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv"}
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
 
 
 class SourceLost(BackendError):
@@ -65,6 +65,11 @@ def open_source(settings: SourceSettings) -> Source:
     scheme = address.partition("://")[0].lower() if "://" in address else ""
     if not address:
         raise ConfigError("no camera or source was given", "use --camera 0, or --source FILE, FOLDER or URL")
+    if scheme and " ! " not in address:
+        try:
+            urlsplit(address)
+        except ValueError as error:
+            raise ConfigError(f"source {address} is no URL: {error}", "correct the address") from error
     if address == "-":
         return sources_files.StdinSource(settings)
     if scheme == "watch":
@@ -86,7 +91,7 @@ def open_source(settings: SourceSettings) -> Source:
         return sources_files.FolderSource(settings, path)
     if not path.exists():
         raise DataError(f"source {redact(address)} does not exist", "give a file, folder, camera number or URL")
-    if path.suffix.lower() in IMAGE_SUFFIXES:
+    if path.suffix.lower() in SUFFIXES:
         return sources_files.FolderSource(settings, path)
     return sources_video.VideoFileSource(settings, path)
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from edge_ad.data.images import decode_image, read_image
+from edge_ad.data.images import SUFFIXES, decode_image, images_below, is_image, read_image
 from edge_ad.errors import DataError
 from edge_ad.runtime.settings import SourceSettings
-from edge_ad.runtime.sources import IMAGE_SUFFIXES, Picture
+from edge_ad.runtime.sources import Picture
+
+log = logging.getLogger(__name__)
 
 POLL_S = 0.1
+WAIT_S = 0.5  # one wait for news of a watched folder, so that a run ends soon when it is asked to
 BROKEN_S = 5.0  # a complete-looking file that still doesn't decode after this long is broken
 
 
@@ -32,9 +36,12 @@ class FolderSource:
         if self.path.is_file():
             files = [self.path]
         else:
-            files = sorted(p for p in self.path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            try:
+                files = images_below(self.path)
+            except OSError as error:
+                raise DataError(f"can't list {error.filename}: {error.strerror}", "check its rights") from error
         if not files:
-            raise DataError(f"{self.path} holds no images", f"known endings: {' '.join(sorted(IMAGE_SUFFIXES))}")
+            raise DataError(f"{self.path} holds no images", f"known endings: {' '.join(sorted(SUFFIXES))}")
         self._files = iter(files)
 
     def read(self) -> Picture | None:
@@ -74,8 +81,8 @@ class WatchedFolder:
         """Nothing to connect to."""
 
     def read(self) -> Picture | None:
-        """Wait for the next complete image, at most `timeout_s`: TimeoutError means only that none came."""
-        end = time.monotonic() + self.settings.timeout_s
+        """Wait a moment for the next complete image: TimeoutError means only that none came."""
+        end = time.monotonic() + WAIT_S
         while True:
             for path, age in self._complete():
                 try:
@@ -100,7 +107,7 @@ class WatchedFolder:
         now = time.monotonic()
         present: dict[Path, tuple[int, int, float]] = {}
         for path in self.path.iterdir():
-            if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+            if not is_image(path):
                 continue
             try:
                 status = path.stat()
@@ -118,14 +125,14 @@ class WatchedFolder:
 
     def _finish(self, path: Path) -> None:
         size, changed, _ = self._seen.pop(path)
-        if self.settings.after == "delete":
-            path.unlink(missing_ok=True)
-        elif self.settings.after == "move":
-            target = self.path / "done"
-            target.mkdir(exist_ok=True)
-            path.replace(target / path.name)
-        else:
-            self._done[path] = (size, changed)
+        self._done[path] = (size, changed)
+        try:
+            if self.settings.after == "delete":
+                path.unlink(missing_ok=True)
+            elif self.settings.after == "move":
+                path.rename(_free_name(self.path / "done", path.name))
+        except OSError as error:  # it was read: it stays where it is, and is not read again
+            log.error("can't %s %s: %s", self.settings.after, path, error.strerror)
 
 
 class StdinSource:
@@ -219,6 +226,16 @@ def _jpeg_length(buffer: bytes | bytearray, start: int) -> int:
     if at + 2 <= len(buffer) and buffer[at : at + 2] == b"\xff\xd9":
         return at + 2 - start
     return 0
+
+
+def _free_name(folder: Path, name: str) -> Path:
+    """A path in the folder, which is made, that overwrites nothing: cameras begin to count anew."""
+    folder.mkdir(exist_ok=True)
+    path, number = folder / name, 1
+    while path.exists():
+        number += 1
+        path = folder / f"{Path(name).stem}-{number}{Path(name).suffix}"
+    return path
 
 
 def _picture(path: Path, number: int, label: str) -> Picture:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 
@@ -9,6 +10,8 @@ import pytest
 
 from edge_ad.data.samples import scan
 from edge_ad.errors import DataError
+from edge_ad.runtime.settings import SourceSettings
+from edge_ad.runtime.sources import open_source
 
 
 def touch(root, *names):
@@ -161,6 +164,23 @@ def test_links_are_followed_but_not_for_ever(tmp_path):
     (tmp_path / "data/linked").symlink_to(tmp_path / "store")
     (tmp_path / "store/back").symlink_to(tmp_path / "data")
     assert [s.path.name for s in scan(tmp_path / "data").samples] == ["a.png"]
+
+
+def test_a_folder_that_may_not_be_read_is_no_empty_one(tmp_path, monkeypatch):
+    touch(tmp_path, "a.png", "one/two/three/four/b.png")
+    listed = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("four"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match=r"can't list .*four: Permission denied"):
+        scan(tmp_path)
+    source = open_source(SourceSettings(str(tmp_path)))
+    with pytest.raises(DataError, match=r"can't list .*four: Permission denied"):
+        source.open()
 
 
 def test_hopeless_folders(tmp_path):

@@ -86,6 +86,7 @@ def test_folder_goes_on_after_broken_images(tmp_path):
     (tmp_path / "1.jpg").write_bytes(b"\xff\xd8\xff\xe0 half a header")
     (tmp_path / "2.jpg").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "._0.jpg").write_bytes(b"what macOS writes beside each file")
     folder = source(tmp_path)
     folder.open()
     assert folder.read().label == "0.jpg"
@@ -146,6 +147,30 @@ def test_watched_folder_clears_up(tmp_path, after, left):
     watched.open()
     assert next_of(watched) is not None
     assert sorted(path.name for path in tmp_path.iterdir()) == left
+
+
+def test_watched_folder_overwrites_nothing_when_names_come_again(tmp_path):
+    watched = source(f"watch://{tmp_path}", settle_s=0.05, after="move")
+    watched.open()
+    for number in (1, 2, 3):
+        cv2.imwrite(str(tmp_path / "a.png"), cameras.numbered(number))
+        assert cameras.number_of(next_of(watched).frame) == number
+    assert sorted(path.name for path in (tmp_path / "done").iterdir()) == ["a-2.png", "a-3.png", "a.png"]
+
+
+def test_a_file_that_cannot_be_cleared_away_is_read_once(tmp_path, monkeypatch, caplog):
+    cv2.imwrite(str(tmp_path / "a.png"), cameras.numbered(1))
+    watched = source(f"watch://{tmp_path}", settle_s=0.05, after="delete")
+    watched.open()
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert next_of(watched) is not None
+    assert "can't delete" in caplog.text
+    with pytest.raises(TimeoutError):
+        watched.read()
 
 
 def test_watched_folder_reports_a_file_that_stays_broken(tmp_path, monkeypatch):
