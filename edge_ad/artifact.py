@@ -181,7 +181,10 @@ class Artifact:
 
 def write_atomically(target: Path, data: bytes | Path) -> None:
     """Write bytes, or copy a file, so that `target` is the old file or the whole new one, also after a crash."""
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    except OSError as error:
+        raise _cannot_write(target, error) from error
     try:
         with os.fdopen(handle, "wb") as out:
             if isinstance(data, Path):
@@ -195,13 +198,16 @@ def write_atomically(target: Path, data: bytes | Path) -> None:
         os.replace(name, target)
     except OSError as error:
         Path(name).unlink(missing_ok=True)
-        raise ArtifactError(
-            f"can't write {target}: {error.strerror or error}",
-            "free some disk space or choose another folder",
-        ) from error
+        raise _cannot_write(target, error) from error
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _cannot_write(target: Path, error: OSError) -> ArtifactError:
+    return ArtifactError(
+        f"can't write {target}: {error.strerror or error}", "free some disk space or choose another folder"
+    )
 
 
 def _read_manifest(path: Path) -> str:

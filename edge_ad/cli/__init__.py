@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 
 import typer
@@ -53,6 +54,9 @@ def build_app(verb: str | None) -> typer.Typer:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exit with 0 when all went well, 1 on an error, 2 on wrong usage."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks is spelt out
+            stream.reconfigure(errors="backslashreplace")
     verb = next((argument for argument in arguments if not argument.startswith("-")), None)
     console = Console(stderr=True, highlight=False)
     try:
@@ -97,7 +101,12 @@ def _report(error: Exception, console: Console) -> int:
         message, hint = error.message, error.hint
     else:
         message, hint = f"{type(error).__name__}: {error}", "run `edgead --debug ...` to see where"
-    console.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    console.print(f"[bold red]error:[/] {escape(in_one_line(message))}", soft_wrap=True)
     if hint:
-        console.print(f"[bold cyan]hint:[/] {escape(hint)}", soft_wrap=True)
+        console.print(f"[bold cyan]hint:[/] {escape(in_one_line(hint))}", soft_wrap=True)
     return 1
+
+
+def in_one_line(text: str) -> str:
+    """The text without line breaks and terminal codes, which file names may hold: they are spelt out."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -43,6 +43,8 @@ def _print(checkup: Checkup, data: Path, show: int) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from edge_ad.cli import in_one_line
+
     console = Console(highlight=False, soft_wrap=True)
     title = f"{escape(checkup.name)}, {checkup.layout} layout; train, test: good photos"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="bold")
@@ -72,7 +74,7 @@ def _print(checkup: Checkup, data: Path, show: int) -> None:
         if listed:
             console.print(f"[bold {colour}]{title}: {len(listed)}[/]")
             for line in listed[:show]:
-                console.print(f"  {escape(line)}")
+                console.print(f"  {escape(in_one_line(line))}")
             if len(listed) > show:
                 console.print(f"  [dim]... and {len(listed) - show} more (--show 0 names all)[/]")
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from edge_ad.errors import ConfigError
+from edge_ad.errors import BackendError, ConfigError
 
 if TYPE_CHECKING:
     from edge_ad.runtime.inspector import Inspector, Summary
@@ -113,9 +113,9 @@ def _run(settings: RunSettings, *, frames: int | None, json_lines: bool, headles
     from edge_ad.runtime.service import Watchdog
     from edge_ad.runtime.sinks_files import can_show_windows
 
-    logging.basicConfig(
-        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
-    )
+    words = RichHandler(console=console, show_path=False)
+    words.addFilter(_without_traceback)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[words])
     scale = _score_scale(settings)
     preview = _preview(scale) if not headless and can_show_windows() else None
     sinks = _sinks(settings, json_lines, scale)
@@ -144,6 +144,17 @@ def _run(settings: RunSettings, *, frames: int | None, json_lines: bool, headles
         for number, handler in before.items():
             signal.signal(number, handler)
     _report(summary, settings)
+    if summary.unstored:
+        raise BackendError(
+            f"{summary.unstored} verdicts are not in the store: {line.inspector.hub.store_error or 'see the log'}",
+            "free some disk space, or choose another --out",
+        )
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Some packages log one with every refusal, such as a port that is taken; what they said is enough."""
+    record.exc_info = None
+    return True
 
 
 def _score_scale(settings: RunSettings) -> ScoreScale | None:
@@ -166,6 +177,8 @@ def _sinks(settings: RunSettings, json_lines: bool, scale: ScoreScale | None) ->
     if settings.images.enabled:
         sinks.append(ImageSink(out / "images", settings.images, scale))
     if path := settings.video.path or _annotated_video(settings):
+        if any(Path(station.source.address).resolve() == Path(path).resolve() for station in settings.station):
+            raise ConfigError(f"the annotated video {path} is also a source", "choose another --video or --out")
         sinks.append(VideoSink(dataclasses.replace(settings.video, path=path), scale))
     return sinks
 
@@ -236,10 +249,15 @@ def _report(summary: Summary, settings: RunSettings) -> None:
 
 
 def _install_service(settings: RunSettings, path: Path | None, given: dict[str, Any], user: bool) -> None:
+    from edge_ad.artifact import Artifact
     from edge_ad.runtime.service import install
+    from edge_ad.runtime.sources import open_source
 
-    if path is None and not settings.artifact:
-        raise ConfigError("--service needs an artifact or --settings", "edgead run --service --settings line.toml")
+    for station in settings.station:  # a service that can't start would be restarted for ever
+        if not (artifact := station.artifact or settings.artifact):
+            raise ConfigError("no artifact was given", "name the folder that `edgead train` wrote")
+        Artifact.open(artifact)
+        open_source(station.source)
     options = [
         f"--{name.replace('_', '-')}={value}"
         for name, value in given.items()
@@ -248,5 +266,5 @@ def _install_service(settings: RunSettings, path: Path | None, given: dict[str, 
     options += [f"--{name.replace('_', '-')}" for name in ("no_images", "page") if given[name]]
     options += [f"--settings={path.absolute()}"] if path else []
     arguments = [str(Path(given["artifact"]).absolute())] if given["artifact"] else []
-    for line in install(arguments + options, Path(settings.out), user=user):
+    for line in install(arguments + options, user=user):
         console.print(line, soft_wrap=True)

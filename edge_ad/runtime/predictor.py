@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from edge_ad.artifact import Artifact
 from edge_ad.data.images import preprocess, read_image
+from edge_ad.errors import DataError
 from edge_ad.runtime.backends import Array, Outputs, Runner, choose_precision, open_runner, say_once
 from edge_ad.runtime.products import ALL, calibration_for
 
@@ -47,13 +48,18 @@ class Predictor:
             )
 
     def prepare(self, frame: npt.NDArray[np.uint8]) -> Array:
-        """The frame [H, W, 3] (uint8 RGB, any size) as float32 [3, h, w]."""
+        """The frame [H, W, 3] (uint8 RGB, any size) as float32 [3, h, w]. DataError: it is none."""
         how = self.preprocessing
-        image: Array = preprocess(frame, how.image_size, how.mean, how.std)
+        try:
+            image: Array = preprocess(frame, how.image_size, how.mean, how.std)
+        except ValueError as error:
+            raise DataError(
+                str(error), "give uint8 RGB or gray; drop an alpha channel, and scale other depths to 0..255"
+            ) from error
         return image
 
     def predict(self, frame: npt.NDArray[np.uint8] | str | Path) -> Prediction:
-        """The verdict on a frame [H, W, 3] (uint8 RGB), or on an image file."""
+        """The verdict on a frame [H, W, 3] (uint8 RGB), or on an image file. DataError: neither can be used."""
         return self.predict_batch([frame])[0]
 
     def predict_batch(self, frames: Sequence[npt.NDArray[np.uint8] | str | Path]) -> list[Prediction]:

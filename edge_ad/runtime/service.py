@@ -74,8 +74,8 @@ class Watchdog:
         return True
 
 
-def unit_text(arguments: Sequence[str], out: Path, *, user: bool) -> str:
-    """The unit file that runs `edgead run` with these arguments."""
+def unit_text(arguments: Sequence[str], *, user: bool) -> str:
+    """The unit file that runs `edgead run` with these arguments in this folder, since their paths may be relative."""
     command = " ".join(_quoted(word) for word in [*_edgead(), "run", *arguments, "--headless", "--keep-trying"])
     account = "" if user else f"User={getpass.getuser()}\nSupplementaryGroups=video\n"
     return f"""[Unit]
@@ -89,7 +89,7 @@ Type=notify
 NotifyAccess=main
 ExecStart={command}
 ExecReload=/bin/kill -HUP $MAINPID
-WorkingDirectory={out.absolute().parent}
+WorkingDirectory={str(Path.cwd()).replace("%", "%%")}
 Environment=PYTHONUNBUFFERED=1
 Restart=always
 RestartSec=2
@@ -106,7 +106,7 @@ WantedBy={"default.target" if user else "multi-user.target"}
 """
 
 
-def install(arguments: Sequence[str], out: Path, *, user: bool) -> list[str]:
+def install(arguments: Sequence[str], *, user: bool) -> list[str]:
     """Write the unit, and enable and start it where systemd runs; returns what was done, in words.
 
     Logs go to the journal, which rotates them (`journalctl -u edgead`). BackendError: no right to write it.
@@ -114,9 +114,8 @@ def install(arguments: Sequence[str], out: Path, *, user: bool) -> list[str]:
     folder = Path.home() / ".config/systemd/user" if user else Path("/etc/systemd/system")
     path = folder / UNIT
     try:
-        out.mkdir(parents=True, exist_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(unit_text(arguments, out, user=user), encoding="utf-8")
+        path.write_text(unit_text(arguments, user=user), encoding="utf-8")
     except OSError as error:
         raise BackendError(
             f"can't write {path}: {error.strerror}", "run it with sudo, or add --user for a service of this user"

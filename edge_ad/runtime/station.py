@@ -28,7 +28,7 @@ from edge_ad.runtime.sources import Picture, open_source
 from edge_ad.runtime.stats import StageTimes
 from edge_ad.runtime.triggers import Listener, Signals, open_listener
 from edge_ad.runtime.turn import Turn
-from edge_ad.runtime.verdict import Decision, Verdict, new_id
+from edge_ad.runtime.verdict import Decision, Verdict, new_id, writable
 
 MAX_FAILURES = 5  # inferences that fail one after the other before the run gives up
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Station:
         check_tiles(settings, calibration_for(engine.loaded.artifact.manifest, settings.product))
         engine.checks.append(lambda artifact: calibration_for(artifact.manifest, settings.product))
         source = open_source(settings.source)
-        self.name = settings.name or source.name
+        self.name = writable(settings.name or source.name)
         self.times = StageTimes()
         self.counts: dict[Decision, int] = {"OK": 0, "NG": 0, "UNSURE": 0, "ERROR": 0}
         self.inspected = self.late = 0
@@ -120,7 +120,8 @@ class Station:
         """Wait for the last verdict."""
         end = time.monotonic() + timeout_s
         for thread in self._threads:
-            thread.join(max(end - time.monotonic(), 0.01))
+            if thread.ident is not None:  # another station's trigger may have refused before this one began
+                thread.join(max(end - time.monotonic(), 0.01))
 
     def trigger_port(self) -> int:
         """The port of an HTTP trigger (0: none)."""

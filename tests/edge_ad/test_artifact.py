@@ -107,3 +107,8 @@ def test_the_manifest_is_plain_json(artifact):
     assert data["files"]["model.onnx"]["bytes"] == 5
     write_atomically(artifact.path / "note", b"n")
     assert (artifact.path / "note").read_bytes() == b"n"
+
+
+def test_a_folder_that_takes_no_file_is_named(tmp_path):
+    with pytest.raises(ArtifactError, match=r"can't write .*absent.x: No such file"):
+        write_atomically(tmp_path / "absent" / "x", b"")

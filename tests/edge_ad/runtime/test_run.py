@@ -147,13 +147,13 @@ def test_page_health_drift_and_metrics_around_a_line(
 
 
 def test_unit_file_and_its_quoting(tmp_path, monkeypatch):
-    text = service.unit_text(["a b", "--settings=100%.toml", "--x=$HOME"], tmp_path, user=True)
+    text = service.unit_text(["a b", "--settings=100%.toml", "--x=$HOME"], user=True)
     assert '"a b" --settings=100%%.toml --x=$$HOME --headless --keep-trying' in text
     for line in ("Type=notify", "Restart=always", "WatchdogSec=30", "WantedBy=default.target"):
         assert line in text.splitlines()
     assert "User=" not in text
     monkeypatch.setenv("HOME", str(tmp_path))
-    done = service.install(["artifact"], tmp_path / "out", user=True)
+    done = service.install(["artifact"], user=True)
     assert (tmp_path / ".config/systemd/user/edgead.service").read_text().startswith("[Unit]")
     assert "wrote" in done[0]
 
