@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -33,7 +34,7 @@ def command(
     precision: Annotated[str, typer.Option(help="fp32, fp16, int8, or auto.")] = "auto",
     native: Annotated[bool, typer.Option(help="Also measure pixels at the photos' own size.")] = True,
     batch: Annotated[int, typer.Option(min=1, help="Photos in one call of the graph.")] = 4,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
 ) -> None:
     """Measure a detector on labelled images."""
     from edge_ad.artifact import Artifact, write_atomically
@@ -54,6 +55,10 @@ def command(
     for target in (json_file, report, sheet):
         if target and str(target) != "-" and not target.parent.is_dir():
             raise DataError(f"the folder {target.parent} does not exist", "create it first")
+        if target and target.is_dir():
+            raise DataError(f"{target} is a folder", "name a file in it")
+    if sheet:
+        encode_image(np.zeros((1, 1), np.uint8), sheet.suffix)  # refuse an unknown ending now, not after minutes
     runner = (
         _torch_runner(opened, threads) if backend == "torch" else _graph_runner(opened, backend, precision, threads)
     )
@@ -91,7 +96,7 @@ def command(
         write_atomically(sheet, encode_image(draw_sheet(result, gallery, scale, pixel_thresholds), sheet.suffix))
         words.print(f"contact sheet: {sheet}", soft_wrap=True)
     if report:
-        write_atomically(report, write_report(result, gallery, scale).encode())
+        write_atomically(report, write_report(result, gallery, scale).encode("utf-8", "backslashreplace"))
         words.print(f"report: {report}", soft_wrap=True)
 
 

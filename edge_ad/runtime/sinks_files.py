@@ -18,6 +18,7 @@ from edge_ad.runtime.sinks import Delivery, Frame, PixelScores
 from edge_ad.runtime.verdict import Verdict
 
 CLEAN_EVERY = 50  # pictures between two looks at the folder's size
+OVERLAY_PIXELS = 1 << 22  # of a picture with heat map: drawing all of a 12000 x 12000 one took 5 GB and 46 s
 
 
 class JsonLinesSink:
@@ -86,9 +87,9 @@ class ImageSink:
         day.mkdir(exist_ok=True)
         _write_image(day / f"{verdict.id}.jpg", frame, 92)
         if self.settings.overlay:
-            _write_image(
-                day / f"{verdict.id}.overlay.jpg", annotate_verdict(frame, verdict, pixel_scores, self.scale), 85
-            )
+            height = min(frame.shape[0], max(round(frame.shape[0] * (OVERLAY_PIXELS * 3 / frame.size) ** 0.5), 1))
+            overlay = _drawn(frame, verdict, pixel_scores, self.scale, height)
+            _write_image(day / f"{verdict.id}.overlay.jpg", overlay, 85)
         if self.settings.scores and pixel_scores is not None:
             temporary = day / f".tmp-{verdict.id}.npy"
             with temporary.open("wb") as file:

@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import datetime
 import hmac
+import logging
 import os
 import threading
 from collections.abc import Coroutine
@@ -106,6 +107,7 @@ class OpcUaSink:
     def open(self) -> None:
         """Starts the server. Raises BackendError where asyncua is missing or the port is taken."""
         self._asyncua = need("asyncua", why="the OPC UA server")
+        logging.getLogger("asyncua").setLevel(logging.CRITICAL)  # failures come as exceptions, and are said once
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="opcua", daemon=True)
         self._thread.start()

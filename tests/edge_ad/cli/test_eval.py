@@ -29,17 +29,17 @@ def run(capsys, *arguments):
 
 
 def test_table_json_and_report(capsys, small_artifact, photos, tmp_path):
-    (photos / "test/good/broken.png").write_text("no image")
+    (photos / "test/good/broken\udcff.png").write_text("no image")  # a name in another encoding
     code, out, err = run(
         capsys, small_artifact.path, photos, "--json", tmp_path / "f.json", "--report", tmp_path / "r.html"
     )
     assert code == 0, err
     assert "I-AUROC" in out
-    assert "broken.png" in err
+    assert "broken" in err
     figures = json.loads((tmp_path / "f.json").read_text())
     assert figures["i_auroc"] == figures["stripes"]["i_auroc"] > 0.8
     assert figures["about"]["image_size"] == [64, 64]
-    assert (tmp_path / "r.html").read_text().startswith("<!DOCTYPE html>")
+    assert (tmp_path / "r.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
 def test_contact_sheet(capsys, small_artifact, photos, tmp_path):
@@ -51,9 +51,6 @@ def test_contact_sheet(capsys, small_artifact, photos, tmp_path):
     sheet = read_image(tmp_path / "s.png")
     assert sheet.shape[1] == 4 * (192 + 6) + 6
     assert sheet.shape[0] > 8 * 192  # all eight photos, each once
-    code, _, err = run(capsys, small_artifact.path, photos, "--sheet", tmp_path / "s.xyz", "--no-native")
-    assert code == 1
-    assert "use .png or .jpg" in err
 
 
 def test_json_to_standard_output_is_only_json(capsys, small_artifact, photos):
@@ -72,6 +69,8 @@ def test_json_to_standard_output_is_only_json(capsys, small_artifact, photos):
         (["--backend", "tflite"], "unknown backend 'tflite'"),
         (["--precision", "fp16"], "has no model.fp16.onnx"),
         (["--report", "/nowhere/at/all.html"], "does not exist"),
+        (["--report", "/"], "/ is a folder"),
+        (["--sheet", "sheet.xyz"], "can't encode a picture as '.xyz'"),
     ],
 )
 def test_wrong_wishes_are_errors_with_hints(capsys, small_artifact, photos, arguments, message):

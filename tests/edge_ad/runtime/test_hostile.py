@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 
 import edge_ad
+from edge_ad.data.images import read_image
 from edge_ad.errors import ConfigError, DataError
 from edge_ad.runtime import service
 from edge_ad.runtime.inspector import Inspector
 from edge_ad.runtime.line import Line
+from edge_ad.runtime.sinks_files import ImageSink
 from edge_ad.runtime.store import Store
+from edge_ad.runtime.verdict import DefectBox, Verdict, new_id
 
 
 def run(line_artifact, out, *words, **options):
@@ -128,6 +131,17 @@ def test_words_of_another_encoding_end_no_command(part_folder):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert rb"copy.png = gr\xfcn.png" in done.stdout
+
+
+def test_a_huge_picture_gets_an_overlay_that_fits_into_memory(tmp_path):
+    sink = ImageSink(tmp_path)
+    sink.open()
+    verdict = Verdict(new_id(), 1, 1, "scan", 0, "1", "NG", 1.0, 0.5, (DefectBox(900, 90, 500, 50, 9, 1.0),))
+    sink.write(verdict, np.full((1000, 9000, 3), 200, np.uint8), np.zeros((8, 8), np.float32))
+    picture, overlay = (read_image(next(tmp_path.rglob(f"{verdict.id}{end}"))) for end in (".jpg", ".overlay.jpg"))
+    assert picture.shape == (1000, 9000, 3)
+    assert overlay.shape[0] * overlay.shape[1] <= 1.01 * (1 << 22)
+    assert overlay.shape[1] / overlay.shape[0] == pytest.approx(9, rel=0.01)
 
 
 @pytest.mark.parametrize(
