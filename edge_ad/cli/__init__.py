@@ -99,6 +99,9 @@ def _report(error: Exception, console: Console) -> int:
         return 130
     if isinstance(error, EdgeAdError):
         message, hint = error.message, error.hint
+    elif isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        message, hint = f"{where}{error.strerror}", "check the path, its rights and the free space"
     else:
         message, hint = f"{type(error).__name__}: {error}", "run `edgead --debug ...` to see where"
     console.print(f"[bold red]error:[/] {escape(in_one_line(message))}", soft_wrap=True)

@@ -49,7 +49,7 @@ def command(
         "full,no-decoder,no-cosine,no-head,no-focal,no-l1"
     ),
     seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "0",
-    steps: Annotated[int | None, typer.Option(help="Training steps of each run.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps of each run.")] = None,
     source: Annotated[str | None, typer.Option(help="Sources of defects, instead of the preset's.")] = None,
     weights: Annotated[str | None, typer.Option(help="As for `edgead train`.")] = None,
     ddpm: Annotated[Path | None, typer.Option(help="As for `edgead train`; else one for all runs.")] = None,

@@ -70,6 +70,7 @@ def command(
     from edge_ad.synthesis.quality import Limits, QualityControl
     from edge_ad.synthesis.sources import build_sources, parse_sources
 
+    check_device(device)
     shares = parse_sources(source)
     dataset = scan(data)
     reader = PhotoReader()
@@ -110,6 +111,14 @@ def command(
     by_source = ", ".join(f"{number} {name}" for name, number in manifest["by_source"].items())
     console.print(f"{count} triplets ({by_source}); look at {out / SHEET}")
     typer.echo(str(out / SHEET))
+
+
+def check_device(name: str) -> None:
+    """ConfigError for an unknown one: said at once, not when the teacher has seen every photo."""
+    from edge_ad.errors import ConfigError
+
+    if name not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"unknown device '{name}'", "use one of: auto, cpu, cuda")
 
 
 def _model_settings(

@@ -24,7 +24,7 @@ def command(
     config: Annotated[Path | None, typer.Option(help="Settings as TOML, instead of a preset.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     max_minutes: Annotated[float | None, typer.Option(min=0.0, help="Stop in time to be done after so long.")] = None,
-    steps: Annotated[int | None, typer.Option(min=0, help="Training steps.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")] = None,
     weights: Annotated[
         str | None, typer.Option(help="The teacher's weights: a safetensors file, or 'random' (tests only).")
@@ -81,12 +81,14 @@ def train_artifact(
     """Train, write weights and graph as one artifact, and set a first threshold from the held-out normals."""
     from edge_ad.artifact import Artifact
     from edge_ad.cli.progress import TerminalProgress
+    from edge_ad.cli.synth import check_device
     from edge_ad.data.loader import PhotoReader
     from edge_ad.export.onnx_graph import export_onnx
     from edge_ad.synthesis.shards import WrittenTriplets
     from edge_ad.training.job import train_detector, work_folder
 
     check_output(out)
+    check_device(device)
     began = time.monotonic()
     reader = PhotoReader()
     written = WrittenTriplets(triplets) if triplets is not None else None

@@ -179,7 +179,11 @@ class StdinSource:
                 self._stream.read1(self.CHUNK) if hasattr(self._stream, "read1") else self._stream.read(self.CHUNK)
             )
             if not chunk:
-                if start < 0 or not self._buffer:
+                if start < 0 and self._buffer and not self._number:
+                    bytes_read = len(self._buffer)
+                    self._buffer.clear()
+                    raise DataError(f"no JPEG or PNG image in {bytes_read} bytes of standard input", "send images")
+                if start < 0:
                     return None
                 data = bytes(self._buffer[start:])  # cut off: it will not decode, and is reported
                 self._buffer.clear()

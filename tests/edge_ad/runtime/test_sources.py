@@ -186,6 +186,17 @@ def test_watched_folder_reports_a_file_that_stays_broken(tmp_path, monkeypatch):
         watched.read()
 
 
+def test_stdin_without_an_image_is_no_empty_run():
+    stdin = StdinSource(SourceSettings("-"), io.BytesIO(b"what a camera's tool says when it fails"))
+    stdin.open()
+    with pytest.raises(DataError, match="no JPEG or PNG image in 39 bytes"):
+        stdin.read()
+    assert stdin.read() is None
+    nothing = StdinSource(SourceSettings("-"), io.BytesIO(b""))
+    nothing.open()
+    assert nothing.read() is None
+
+
 def test_stdin_takes_jpeg_and_png_in_pieces_and_reports_a_cut_off_one(tmp_path):
     encoded = [cv2.imencode(".png" if n % 2 else ".jpg", cameras.numbered(n))[1].tobytes() for n in range(6)]
     stream = io.BytesIO(b"junk" + b"\r\n".join(encoded) + encoded[0][:2000])
