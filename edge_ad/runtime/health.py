@@ -11,9 +11,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
-from edge_ad.errors import BackendError
+from edge_ad.runtime.http_server import HttpServer
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Health:
         return HealthReport(not stuck, not stuck and not broken, tuple(stuck + broken))
 
 
-class HealthServer:
+class HealthServer(HttpServer):
     """/healthz and /readyz from the standard library, for lines that run without the operator page."""
 
     def __init__(self, health: Health, host: str = "127.0.0.1", port: int = 8081) -> None:
@@ -88,22 +88,7 @@ class HealthServer:
             def log_message(self, *_: object) -> None:
                 """Probes every few seconds are no news."""
 
-        try:
-            self._server = ThreadingHTTPServer((host, port), Handler)
-        except OSError as error:
-            raise BackendError(
-                f"the health endpoints cannot listen on {host}:{port}: {error}", "choose another port under [health]"
-            ) from error
-        self._server.daemon_threads = True
-        self.port = int(self._server.server_address[1])
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="health", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stops answering."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(host, port, Handler, name="health endpoint", hint="choose another port under [health]")
 
 
 def answer(health: Health, path: str) -> tuple[int, bytes]:

@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from edge_ad.errors import BackendError, ConfigError
+from edge_ad.runtime.http_server import HttpServer
 from edge_ad.runtime.settings import TriggerSettings
 
 Fire = Callable[[str], str]  # part identity ("" for the next number) -> the identity that was given
@@ -100,24 +101,19 @@ class HttpTrigger:
             )
         self.settings, self.signals = settings, signals
         self.port = 0
-        self._server: http.server.ThreadingHTTPServer | None = None
+        self._server: HttpServer | None = None
 
     def open(self) -> None:
         """Listen; `port` is then the one in use."""
         port = PORTS["http"] if self.settings.port == 0 else max(self.settings.port, 0)  # -1: any free one
-        try:
-            self._server = http.server.ThreadingHTTPServer((self.settings.host, port), self._handler())
-        except OSError as error:
-            raise BackendError(f"can't listen on {self.settings.host}:{port}: {error}", "set trigger.port") from error
-        self._server.daemon_threads = True
-        self.port = self._server.server_address[1]
-        threading.Thread(target=self._server.serve_forever, name="trigger-http", daemon=True).start()
+        handler = self._handler()
+        self._server = HttpServer(self.settings.host, port, handler, name="HTTP trigger", hint="set trigger.port")
+        self.port = self._server.port
 
     def close(self) -> None:
         """Stop listening."""
         if self._server:
-            self._server.shutdown()
-            self._server.server_close()
+            self._server.close()
             self._server = None
 
     def _handler(self) -> type[http.server.BaseHTTPRequestHandler]:

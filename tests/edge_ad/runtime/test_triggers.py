@@ -5,6 +5,7 @@ import contextlib
 import json
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -76,6 +77,22 @@ def test_http_trigger_takes_parts_and_refuses_the_rest():
         listener.close()
     with pytest.raises(ConfigError, match="without a token"):
         HttpTrigger(TriggerSettings(kind="http", host="0.0.0.0"), signals)
+
+
+def test_a_client_that_goes_away_prints_nothing(capfd):
+    listener = HttpTrigger(TriggerSettings(kind="http", port=-1), Signals(TriggerSettings(kind="http")))
+    listener.open()
+    try:
+        client = socket.create_connection(("127.0.0.1", listener.port), 5)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close resets
+        client.sendall(b"POST /trigger HTTP/1.1\r\nContent-Length: 9\r\n\r\n{")
+        time.sleep(0.2)
+        client.close()
+        assert post(listener.port)[0] == 202
+        time.sleep(0.2)
+    finally:
+        listener.close()
+    assert capfd.readouterr() == ("", "")
 
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
