@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict
 
@@ -17,6 +18,7 @@ from edge_ad.runtime.health import answer
 from edge_ad.runtime.page_data import Filter, Label, LineView, PageData, PictureKind
 from edge_ad.runtime.page_guard import COOKIE, SESSION_S, Guard, Sessions
 from edge_ad.runtime.page_live import LivePicture
+from edge_ad.runtime.verdict import writable
 
 KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 STATIC = ("style.css", "app.js", "api.js", "charts.js", "numbers.js", "review.js", "login.js", "icon.svg")
@@ -61,6 +63,15 @@ def create_app(view: LineView, *, version: str, token: str, hosts: frozenset[str
     @app.exception_handler(EdgeAdError)
     def known(request: Request, error: EdgeAdError) -> JSONResponse:
         return JSONResponse({"detail": error.message, "hint": error.hint}, 503)
+
+    @app.exception_handler(RequestValidationError)
+    def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
+        """As FastAPI's own, without the input: half a surrogate pair or NaN in it could not be sent back."""
+        rows = [
+            {"type": row["type"], "loc": [writable(str(step)) for step in row["loc"]], "msg": writable(row["msg"])}
+            for row in error.errors()
+        ]
+        return JSONResponse({"detail": rows}, 422)
 
     return Guard(app, sessions=sessions, hosts=hosts, login_page=_asset("login.html"))
 

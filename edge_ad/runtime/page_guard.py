@@ -46,7 +46,7 @@ class Sessions:
 
     def is_token(self, given: str) -> bool:
         """True for the token."""
-        return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._token)
+        return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), self._token)
 
     def issue(self) -> str:
         """A cookie's value: when it ends, and a signature under the token."""

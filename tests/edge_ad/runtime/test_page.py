@@ -190,6 +190,19 @@ def test_elsewhere_a_token_is_asked_for(line):
     page.close()
 
 
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [(b'{"token": "\\ud800"}', 401), (b'{"token": NaN}', 422), (b'{"\\ud800": 1}', 422), (b"[", 422)],
+)
+def test_what_cannot_be_sent_back_is_no_failure(line, body, status):
+    """Before anybody has signed in: half a surrogate pair made a traceback of each answer that repeats its input."""
+    page = Page(line, token=page_line.TOKEN)
+    answer = page("POST", "/api/login", content=body, headers=WRITE | {"Content-Type": "application/json"})
+    assert answer.status_code == status
+    assert answer.json()["detail"]
+    page.close()
+
+
 def test_sessions_end_and_cannot_be_made_up():
     now = [1000.0]
     sessions = Sessions(page_line.TOKEN, clock=lambda: now[0])
