@@ -7,29 +7,17 @@ import importlib
 import typer
 
 app = typer.Typer(no_args_is_help=True)
+_BENCHES = {
+    "kernels": "Time the kernels against copying memory, plain torch, torch.compile and NumPy.",
+    "model": "Time a detector's forward, by backend and precision.",
+    "run": "Time the running loop, from frame to verdict.",
+}
 # The options belong to the file behind the name, which also answers --help.
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
-@app.command("kernels", context_settings=_PASS_ON, add_help_option=False)
-def kernels(context: typer.Context) -> None:
-    """Time the kernels against copying memory, plain torch, torch.compile and NumPy."""
-    _hand_over("kernels", context.args)
-
-
-@app.command("model", context_settings=_PASS_ON, add_help_option=False)
-def model(context: typer.Context) -> None:
-    """Time a detector's forward, by backend and precision."""
-    _hand_over("model", context.args)
-
-
-@app.command("run", context_settings=_PASS_ON, add_help_option=False)
-def run(context: typer.Context) -> None:
-    """Time the running loop, from frame to verdict."""
-    _hand_over("run", context.args)
-
-
-def _hand_over(name: str, arguments: list[str]) -> None:
+def _hand_over(context: typer.Context) -> None:
+    name = str(context.info_name)
     command = importlib.import_module(f"edge_ad.cli.bench_{name}").command
     verb = typer.Typer(
         add_completion=False,
@@ -37,6 +25,10 @@ def _hand_over(name: str, arguments: list[str]) -> None:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     verb.command()(command)
-    code = verb(args=arguments, prog_name=f"edgead bench {name}", standalone_mode=False)
+    code = verb(args=context.args, prog_name=f"edgead bench {name}", standalone_mode=False)
     if code:
         raise typer.Exit(code)
+
+
+for _name, _text in _BENCHES.items():
+    app.command(_name, help=_text, context_settings=_PASS_ON, add_help_option=False)(_hand_over)

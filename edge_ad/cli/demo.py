@@ -7,10 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from edge_ad.data.samples import Dataset
 
 console = Console(stderr=True, highlight=False)
 
@@ -70,12 +73,10 @@ def run(*words: object, quiet: bool = False) -> None:
         raise typer.Exit(done.returncode)
 
 
-def demo_video(dataset: object, path: Path) -> Path:
+def demo_video(dataset: Dataset, path: Path) -> Path:
     """Good and defective test images in turn, as a video of parts passing by."""
     from edge_ad.data.demo import write_video
-    from edge_ad.data.samples import Dataset
 
-    assert isinstance(dataset, Dataset)
     good = [sample.path for sample in dataset.test if sample.label == 0]
     bad = [sample.path for sample in dataset.test if sample.label == 1]
     step = max(1, len(bad) // 8)

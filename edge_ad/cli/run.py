@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from edge_ad.runtime.overlay import ScoreScale
     from edge_ad.runtime.settings import RunSettings
     from edge_ad.runtime.sinks import Sink
-    from edge_ad.runtime.sinks_files import PreviewSink
 
 console = Console(stderr=True, highlight=False)
 
@@ -111,13 +110,13 @@ def choose_settings(path: Path | None, given: dict[str, Any]) -> RunSettings:
 def _run(settings: RunSettings, *, frames: int | None, json_lines: bool, headless: bool, keep_trying: bool) -> None:
     from edge_ad.runtime.line import Line
     from edge_ad.runtime.service import Watchdog
-    from edge_ad.runtime.sinks_files import can_show_windows
+    from edge_ad.runtime.sinks_files import PreviewSink, can_show_windows
 
     words = RichHandler(console=console, show_path=False)
     words.addFilter(_without_traceback)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[words])
     scale = _score_scale(settings)
-    preview = _preview(scale) if not headless and can_show_windows() else None
+    preview = PreviewSink("edgead run (q ends it)", scale) if not headless and can_show_windows() else None
     sinks = _sinks(settings, json_lines, scale)
     line = Line(settings, [*sinks, *([preview] if preview else [])], frames=frames, keep_trying=keep_trying)
     inspector = line.inspector
@@ -192,12 +191,6 @@ def _annotated_video(settings: RunSettings) -> str:
     source = Path(settings.station[0].source.address)
     is_video = source.suffix.lower() in VIDEO_SUFFIXES and source.is_file()
     return str(Path(settings.out) / "annotated.mp4") if is_video else ""
-
-
-def _preview(scale: ScoreScale | None) -> PreviewSink:
-    from edge_ad.runtime.sinks_files import PreviewSink
-
-    return PreviewSink("edgead run (q ends it)", scale)
 
 
 class _Progress:

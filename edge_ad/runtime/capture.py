@@ -141,8 +141,6 @@ class Capture(threading.Thread):
             self.seen += 1
             self._put(Fault(error.message, number, time.time_ns(), time.monotonic_ns()))
             return True
-        except SourceLost:
-            raise
         except EdgeAdError:
             raise
         except Exception as error:  # a driver's own kind of error

@@ -40,11 +40,6 @@ class Health:
         with self._lock:
             self._beats[loop] = self._clock()
 
-    def retire(self, loop: str) -> None:
-        """Ends a loop's duty to beat."""
-        with self._lock:
-            self._beats.pop(loop, None)
-
     def works(self, component: str) -> None:
         """This component works."""
         self.fails(component, "")
@@ -54,17 +49,12 @@ class Health:
         with self._lock:
             self._components[component] = problem
 
-    def forget(self, component: str) -> None:
-        """This component is no longer part of the line."""
-        with self._lock:
-            self._components.pop(component, None)
-
     def report(self) -> HealthReport:
         """The state now."""
         with self._lock:
             now = self._clock()
-            stuck = [f"{name} has stalled for {now - at:.0f} s" for name, at in self._beats.items()]
-            stuck = [text for text, at in zip(stuck, self._beats.values(), strict=True) if now - at > self.stall_s]
+            silent_s = {name: now - at for name, at in self._beats.items()}
+            stuck = [f"{name} has stalled for {s:.0f} s" for name, s in silent_s.items() if s > self.stall_s]
             broken = [f"{name}: {problem}" for name, problem in self._components.items() if problem]
         return HealthReport(not stuck, not stuck and not broken, tuple(stuck + broken))
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edge_ad.errors import ConfigError
 from edge_ad.runtime.engine import Engine
@@ -164,21 +163,6 @@ class Inspector:
             if state.state in ("retrying", "stalled"):
                 found[f"sink {state.name}"] = f"{state.state}: {state.last_error}"
         return found
-
-    def describe(self) -> dict[str, Any]:
-        """The stations' state for pages and health checks."""
-        return {
-            station.name: {
-                "camera": station.capture.state,
-                "seen": station.capture.seen,
-                "dropped": station.capture.dropped,
-                "reconnects": station.capture.reconnects,
-                "decisions": dict(station.counts),
-                "artifact": station.engine.loaded.digest,
-                "last_frame_s": (time.monotonic_ns() - station.capture.last_frame_ns) / 1e9,
-            }
-            for station in self.stations
-        }
 
     def _engine(self, artifact: str) -> Engine:
         if not artifact:

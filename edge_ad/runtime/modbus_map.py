@@ -5,10 +5,11 @@ Numbers are big-endian and take two registers, high word first, where they are 3
 
 from __future__ import annotations
 
+import inspect
 import math
 import struct
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from edge_ad.runtime.handshake import DECISION_CODES, Signals
 
@@ -124,3 +125,9 @@ def _pack(one: Register, value: int | float | str) -> bytes:
             return struct.pack(">f", math.copysign(math.inf, float(value)))
     limit = 0xFFFFFFFF if one.kind == "u32" else 0xFFFF
     return struct.pack(">I" if one.kind == "u32" else ">H", min(max(int(value), 0), limit))
+
+
+def unit_argument(client: Any, unit: int) -> dict[str, int]:
+    """The unit (device) number for a call of a pymodbus client, which renamed the argument in 3.10."""
+    names = inspect.signature(client.read_coils).parameters
+    return {"device_id" if "device_id" in names else "slave": unit}

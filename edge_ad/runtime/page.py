@@ -50,8 +50,7 @@ class OperatorPage:
 
     def __init__(self, view: LineView, config: PageConfig | None = None) -> None:
         config = config or PageConfig()
-        for package in ("fastapi", "uvicorn"):
-            need(package, why="the operator page")
+        need("fastapi", why="the operator page")
         uvicorn: Any = need("uvicorn", why="the operator page")
         self.token = config.token or ("" if is_loopback(config.host) else secrets.token_urlsafe(24))
         try:
@@ -66,9 +65,10 @@ class OperatorPage:
         self.port = int(self._socket.getsockname()[1])
         shown = f"[{config.host}]" if ":" in config.host else config.host
         self.address = f"http://{shown}:{self.port}"
-        app_module = need("edge_ad.runtime.page_app", why="the operator page")
+        from edge_ad.runtime.page_app import create_app  # noqa: PLC0415  (imports FastAPI)
+
         hosts = frozenset({"127.0.0.1", "localhost", "::1", config.host, *config.allowed_hosts})
-        self.app = app_module.create_app(view, version=edge_ad.__version__, token=self.token, hosts=hosts)
+        self.app = create_app(view, version=edge_ad.__version__, token=self.token, hosts=hosts)
         self._server = uvicorn.Server(
             uvicorn.Config(
                 self.app,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from edge_ad.data.images import encode_image
 from edge_ad.runtime.page_data import Newest
 
 WIDEST = 1280  # pixels; a page needs no more, and encoding grows with the area
@@ -38,7 +39,7 @@ class LivePicture:
                 return None if kept[0] == sequence else (kept[0], kept[2])
             if len(self._kept) > 16:
                 self._kept.clear()
-            data = jpeg(paint(newest) if heat else shrink(newest.frame), self._quality)
+            data = encode_image(paint(newest) if heat else shrink(newest.frame), ".jpg", self._quality)
             self._kept[key] = (newest.sequence, time.monotonic(), data)
             return newest.sequence, data
 
@@ -77,9 +78,3 @@ def paint(newest: Newest) -> np.ndarray:
             opposite = (round((box.x + box.width + 2) * scale), round((box.y + box.height + 2) * scale))
             cv2.rectangle(small, corner, opposite, colour, max(2, width // 320))
     return small
-
-
-def jpeg(frame: np.ndarray, quality: int) -> bytes:
-    """JPEG bytes of an RGB or gray frame."""
-    pixels = frame if frame.ndim == 2 else cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2BGR)
-    return bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1])

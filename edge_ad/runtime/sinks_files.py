@@ -11,6 +11,7 @@ from typing import Any, TextIO
 import cv2
 import numpy as np
 
+from edge_ad.data.images import encode_image
 from edge_ad.errors import ConfigError
 from edge_ad.runtime.overlay import ScoreScale, annotate_verdict
 from edge_ad.runtime.settings import ImagesSettings, VideoSettings
@@ -247,12 +248,10 @@ def _letterboxed(picture: Frame, size: tuple[int, int]) -> Frame:
 
 def _write_image(path: Path, picture: Frame, quality: int) -> None:
     """A JPEG, whole or not at all."""
-    good, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not good:
-        raise OSError(f"{path.name} could not be encoded")
+    data = encode_image(picture, ".jpg", quality)
     temporary = path.with_name(f".tmp-{path.name}")
     try:
-        temporary.write_bytes(data.tobytes())
+        temporary.write_bytes(data)
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)

@@ -5,7 +5,6 @@ The register map is in edge_ad.runtime.modbus_map and in docs/plant.md, the hand
 
 from __future__ import annotations
 
-import inspect
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from edge_ad.runtime.modbus_map import (
     decode,
     encode,
     status_values,
+    unit_argument,
 )
 from edge_ad.runtime.modbus_server import ILLEGAL_ADDRESS, ModbusFault, ModbusServer
 from edge_ad.runtime.optional import need
@@ -178,9 +178,7 @@ class ModbusClientSink:
         client = module.ModbusTcpClient(
             self.config.host, port=self.config.port, timeout=self.config.timeout_s, retries=0
         )
-        # The unit's keyword was renamed within pymodbus 3.
-        names = inspect.signature(client.write_registers).parameters
-        self._unit = {"device_id" if "device_id" in names else "slave": self.config.unit}
+        self._unit = unit_argument(client, self.config.unit)
         if not client.connect():
             client.close()
             raise BackendError(

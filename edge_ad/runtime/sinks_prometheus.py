@@ -132,20 +132,21 @@ class _States:
         self._core, self._sinks, self._drift = core, sinks, drift
 
     def collect(self) -> Iterable[Any]:
-        up = self._core.GaugeMetricFamily("edgead_sink_up", "1 while the output works", labels=["sink"])
-        delivered = self._core.CounterMetricFamily("edgead_sink_delivered", "verdicts delivered", labels=["sink"])
-        dropped = self._core.CounterMetricFamily(
-            "edgead_sink_dropped", "verdicts lost to this output", labels=["sink"]
-        )
+        up = self._family("edgead_sink_up")
+        delivered, dropped = self._family("edgead_sink_delivered_total"), self._family("edgead_sink_dropped_total")
         for state in self._sinks():
             up.add_metric([state.name], float(state.state == "up"))
             delivered.add_metric([state.name], state.delivered)
             dropped.add_metric([state.name], state.dropped)
         yield from (up, delivered, dropped)
         if self._drift is not None:
-            text = "log10 of the evidence over its limit; 0 and above is a warning"
-            evidence = self._core.GaugeMetricFamily("edgead_drift_evidence", text, labels=["number", "side"])
+            evidence = self._family("edgead_drift_evidence")
             for name, row in self._drift()["statistics"].items():
                 for side, value in zip(("higher", "lower"), row["evidence"], strict=True):
                     evidence.add_metric([name, side], float("-inf") if value is None else value)
             yield evidence
+
+    def _family(self, name: str) -> Any:
+        kind, labels, text = next(row[1:] for row in METRICS if row[0] == name)
+        family = self._core.GaugeMetricFamily if kind == "gauge" else self._core.CounterMetricFamily
+        return family(name, text, labels=labels.split(", "))

@@ -36,7 +36,7 @@ class HttpSource:
         self._url = urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
         self._opener = urllib.request.build_opener(*self._login_handlers())
         self._response: Any = None
-        self._boundary = b""
+        self._boundary, self._at_part = b"", False
         self._stream: StreamSource | None = None
         self._number, self._due = 0, 0.0
 
@@ -48,6 +48,7 @@ class HttpSource:
         if kind == "multipart/x-mixed-replace":
             boundary = response.headers.get_param("boundary") or ""
             self._response, self._boundary = response, str(boundary).strip('"').lstrip("-").encode()
+            self._at_part = False
         elif kind.startswith("image/"):
             response.close()
         else:
@@ -108,10 +109,9 @@ class HttpSource:
 
     def _next_part(self) -> bytes:
         """One part's body: by its Content-Length, else up to the next boundary."""
-        while True:
-            line = self._line()
-            if line.strip().lstrip(b"-") == self._boundary:
-                break
+        while not self._at_part and self._line().strip().lstrip(b"-") != self._boundary:
+            pass
+        self._at_part = False
         headers = Message()
         while line := self._line().strip():
             key, _, value = line.decode("latin-1").partition(":")
@@ -130,14 +130,11 @@ class HttpSource:
         data = bytearray()
         end = b"\r\n--" + self._boundary
         while not data.endswith(end):
-            line = self._response.readline(1 << 16)
-            if not line:
-                raise ConnectionError("the stream ended")
+            line = self._line()
             data += line.rstrip(b"\r\n") if line.startswith(b"--" + self._boundary) else line
             if len(data) > MAX_IMAGE:
                 raise ValueError("an image without an end")
-        # the boundary is consumed: what follows are the next part's headers, found again by the next call
-        self._response = _Pushed(self._response, b"--" + self._boundary + b"\r\n")
+        self._at_part = True  # the boundary is consumed: what follows are the next part's headers
         return bytes(data[: -len(end)])
 
     def _line(self) -> bytes:
@@ -147,40 +144,20 @@ class HttpSource:
         return bytes(line)
 
 
-class _Basic(urllib.request.HTTPBasicAuthHandler):
-    """The standard one leaves the refusal's connection open until it is collected."""
+class _Closing(urllib.request.BaseHandler):
+    """The standard handlers leave the refusal's connection open until it is collected."""
 
     def http_error_401(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
         fp.close()
-        return super().http_error_401(req, fp, code, msg, headers)
+        return super().http_error_401(req, fp, code, msg, headers)  # type: ignore[misc]
 
 
-class _Digest(urllib.request.HTTPDigestAuthHandler):
-    """The same for Digest."""
-
-    def http_error_401(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
-        fp.close()
-        return super().http_error_401(req, fp, code, msg, headers)
+class _Basic(_Closing, urllib.request.HTTPBasicAuthHandler):
+    pass
 
 
-class _Pushed:
-    """A response with some bytes put back in front."""
-
-    def __init__(self, response: Any, data: bytes) -> None:
-        self._response: Any = response._response if isinstance(response, _Pushed) else response
-        self._data = data
-
-    def readline(self, limit: int) -> bytes:
-        if self._data:
-            data, self._data = self._data, b""
-            return data
-        return bytes(self._response.readline(limit))
-
-    def read(self, length: int) -> bytes:
-        return bytes(self._response.read(length))
-
-    def close(self) -> None:
-        self._response.close()
+class _Digest(_Closing, urllib.request.HTTPDigestAuthHandler):
+    pass
 
 
 def _words(error: BaseException) -> str:

@@ -21,14 +21,13 @@ class Histogram:
     def __init__(self) -> None:
         self._counts = np.zeros(BINS + 1, np.int64)
         self.count = 0
-        self.total_ms = self.max_ms = 0.0
+        self.max_ms = 0.0
 
     def add(self, value_ms: float) -> None:
         """Count one value; below 1 us counts as 1 us."""
         position = math.log(max(value_ms, LOWEST_MS) / LOWEST_MS) / math.log(RATIO)
         self._counts[min(round(position), BINS)] += 1
         self.count += 1
-        self.total_ms += value_ms
         self.max_ms = max(self.max_ms, value_ms)
 
     def percentile(self, percent: float) -> float:

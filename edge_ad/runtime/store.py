@@ -104,38 +104,9 @@ class Store:
         rows = self._select("WHERE id = ?", (id,))
         return rows[0] if rows else None
 
-    def recent(
-        self,
-        limit: int = 100,
-        *,
-        before: int | None = None,
-        decisions: Sequence[str] = (),
-        source: str | None = None,
-        review: Review | None = None,
-    ) -> list[StoredVerdict]:
-        """The newest verdicts first, at most `limit`, with numbers below `before`."""
-        terms: list[str] = []
-        values: list[object] = []
-        if before is not None:
-            terms.append("seq < ?")
-            values.append(before)
-        if decisions:
-            terms.append(f"decision IN ({', '.join('?' * len(decisions))})")
-            values.extend(decisions)
-        for column, value in (("source", source), ("review", review)):
-            if value is not None:
-                terms.append(f"{column} = ?")
-                values.append(value)
-        where = f"WHERE {' AND '.join(terms)}" if terms else ""
-        return self._select(f"{where} ORDER BY seq DESC LIMIT ?", (*values, limit))
-
-    def counts(self, since_ns: int = 0) -> dict[str, int]:
-        """How many verdicts of each decision were taken at `since_ns` (wall clock) or later."""
-        with self._lock:
-            rows = self._db.execute(
-                "SELECT decision, COUNT(*) FROM verdicts WHERE time_ns >= ? GROUP BY decision", (since_ns,)
-            ).fetchall()
-        return {"OK": 0, "NG": 0, "UNSURE": 0, "ERROR": 0} | dict(rows)
+    def recent(self, limit: int = 100) -> list[StoredVerdict]:
+        """The newest verdicts first, at most `limit`."""
+        return self._select("ORDER BY seq DESC LIMIT ?", (limit,))
 
     def count(self) -> int:
         """How many verdicts are stored."""

@@ -15,9 +15,10 @@ from typing import Any, Protocol
 
 from edge_ad.errors import BackendError, ConfigError
 from edge_ad.runtime.http_server import HttpServer
+from edge_ad.runtime.modbus_map import unit_argument
+from edge_ad.runtime.optional import need
 from edge_ad.runtime.settings import TriggerSettings
 
-Fire = Callable[[str], str]  # part identity ("" for the next number) -> the identity that was given
 PORTS = {"http": 8770, "mqtt": 1883, "modbus": 502}
 RETRY_S = 1.0
 log = logging.getLogger(__name__)
@@ -169,10 +170,7 @@ class MqttTrigger:
 
     def open(self) -> None:
         """Connect in the background; the client reconnects by itself."""
-        try:
-            from paho.mqtt import client as mqtt  # noqa: PLC0415  (optional package)
-        except ImportError as error:
-            raise BackendError("an MQTT trigger needs the package 'paho-mqtt'", _PLANT) from error
+        mqtt = need("paho.mqtt.client", why="the MQTT trigger")
         client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
         client.on_connect = lambda c, *_: c.subscribe(self.settings.topic, qos=1)
         client.on_message = self._message
@@ -207,12 +205,9 @@ class ModbusTrigger:
 
     def open(self) -> None:
         """Poll in a thread, which reconnects by itself."""
-        try:
-            from pymodbus.client import ModbusTcpClient  # noqa: PLC0415  (optional package)
-        except ImportError as error:
-            raise BackendError("a Modbus trigger needs the package 'pymodbus'", _PLANT) from error
         port = self.settings.port or PORTS["modbus"]
-        client = ModbusTcpClient(self.settings.host, port=port, timeout=1, retries=0)
+        modbus = need("pymodbus.client", why="the Modbus trigger")
+        client = modbus.ModbusTcpClient(self.settings.host, port=port, timeout=1, retries=0)
         self._thread = threading.Thread(target=self._poll, args=(client,), name="trigger-modbus", daemon=True)
         self._thread.start()
 
@@ -246,7 +241,7 @@ class ModbusTrigger:
         client.close()
 
     def _read(self, client: Any) -> bool:
-        reply = client.read_coils(self.settings.coil, count=1, **{_unit_word(client): self.settings.unit})
+        reply = client.read_coils(self.settings.coil, count=1, **unit_argument(client, self.settings.unit))
         if reply.isError():
             raise ConnectionError(str(reply))
         return bool(reply.bits[0])
@@ -254,7 +249,7 @@ class ModbusTrigger:
     def _write(self, client: Any, value: bool) -> bool:
         if self.settings.acknowledge < 0:
             return False
-        unit = {_unit_word(client): self.settings.unit}
+        unit = unit_argument(client, self.settings.unit)
         return not client.write_coil(self.settings.acknowledge, value, **unit).isError()
 
 
@@ -272,10 +267,7 @@ class GpioTrigger:
 
     def open(self) -> None:
         """Take the line and wait for edges in a thread."""
-        try:
-            import gpiod  # noqa: PLC0415  (optional package)
-        except ImportError as error:
-            raise BackendError("a GPIO trigger needs the package 'gpiod'", "pip install 'gpiod>=2'") from error
+        gpiod = need("gpiod", why="the GPIO trigger")
         edge = gpiod.line.Edge.RISING if self.settings.edge == "rising" else gpiod.line.Edge.FALLING
         debounce = timedelta(milliseconds=self.settings.debounce_ms)
         line = gpiod.LineSettings(edge_detection=edge, debounce_period=debounce)
@@ -304,12 +296,3 @@ class GpioTrigger:
             if self._request.wait_edge_events(timedelta(milliseconds=200)):
                 for _ in self._request.read_edge_events():
                     self.signals.fire()
-
-
-_PLANT = "pip install 'edge-ad[plant]'"
-
-
-def _unit_word(client: Any) -> str:
-    """pymodbus renamed this argument in 3.10."""
-    names = client.read_coils.__code__.co_varnames
-    return "device_id" if "device_id" in names else "slave"

@@ -83,12 +83,6 @@ class Verdict:
         """One line of JSON."""
         return json.dumps(self.to_dict(), ensure_ascii=False, separators=(",", ":"))
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Verdict:
-        """The verdict that `to_dict` wrote."""
-        boxes = tuple(DefectBox(**box) for box in values.get("boxes", ()))
-        return cls(**{**values, "boxes": boxes})
-
 
 def writable(text: str) -> str:
     """The text as every store and protocol takes it: what UTF-8 has no bytes for is spelt out.

@@ -5,9 +5,11 @@ import time
 import cv2
 import numpy as np
 
+from edge_ad.data.images import encode_image
 from edge_ad.runtime.drift import DriftMonitor, ImageStatistics
 from edge_ad.runtime.health import Health
 from edge_ad.runtime.page_data import LineView, Newest
+from edge_ad.runtime.page_live import paint
 from edge_ad.runtime.recalibration import RecalibrationSet
 from edge_ad.runtime.sinks import SinkState
 from edge_ad.runtime.store import Store
@@ -97,9 +99,8 @@ class Line:
             frame, scores = part(self.rng, one.decision == "NG")
             picture, overlay = self.folder / f"{one.id}.png", self.folder / f"{one.id}-overlay.jpg"
             cv2.imwrite(str(picture), frame[:, :, ::-1])
-            from edge_ad.runtime.page_live import jpeg, paint
-
-            overlay.write_bytes(jpeg(paint(Newest(0, "", frame, scores, 0.6, one.boxes, one.decision)), 80))
+            painted = paint(Newest(0, "", frame, scores, 0.6, one.boxes, one.decision))
+            overlay.write_bytes(encode_image(painted, ".jpg", 80))
             self.files[one.id] = {"picture": picture, "overlay": overlay}
 
     def close(self):

@@ -26,11 +26,11 @@ def test_a_stalled_loop_is_dead_and_a_lost_camera_is_not():
     health.fails("camera 1", "no answer")
     assert (health.report().live, health.report().ready) == (True, False)
     assert health.report().problems == ("camera 1: no answer",)
-    health.forget("camera 1")
+    health.works("camera 1")
     now[0] = 6
     assert health.report().problems == ("loop has stalled for 6 s",)
     assert not health.report().live
-    health.retire("loop")
+    health.beat("loop")
     assert health.report().ready
 
 

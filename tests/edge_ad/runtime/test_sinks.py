@@ -124,7 +124,9 @@ def test_what_a_run_owes_the_next_run_delivers(store):
     assert there.seen == list(range(31))
 
 
-def test_a_failing_store_silences_no_sink_and_catches_up(store, monkeypatch):
+@pytest.fixture
+def full(store, monkeypatch):
+    """While it is set, the store's disk is full."""
     add, full = store.add, threading.Event()
 
     def add_or_fail(*arguments):
@@ -133,6 +135,10 @@ def test_a_failing_store_silences_no_sink_and_catches_up(store, monkeypatch):
         return add(*arguments)
 
     monkeypatch.setattr(store, "add", add_or_fail)
+    return full
+
+
+def test_a_failing_store_silences_no_sink_and_catches_up(store, full):
     sinks = [Recorder("now", "now"), Recorder("stored"), Recorder("replayed", "replayed")]
     hub = SinkHub(sinks, store, queue_size=100, retry_s=FAST)
     hub.open()
@@ -153,16 +159,8 @@ def test_a_failing_store_silences_no_sink_and_catches_up(store, monkeypatch):
     assert store.owed("replayed") == []
 
 
-def test_a_dead_receiver_while_the_disk_is_full_still_gets_everything(store, monkeypatch):
+def test_a_dead_receiver_while_the_disk_is_full_still_gets_everything(store, full):
     """Handed over unstored to a sink that fails, or whose queue is short: the outbox must not call it delivered."""
-    add, full = store.add, threading.Event()
-
-    def add_or_fail(*arguments):
-        if full.is_set():
-            raise sqlite3.OperationalError("database or disk is full")
-        return add(*arguments)
-
-    monkeypatch.setattr(store, "add", add_or_fail)
     sink = Recorder("replayed", "replayed")
     with SinkHub([sink], store, queue_size=4, retry_s=FAST) as hub:
         hub.submit(verdict(0))
@@ -180,13 +178,9 @@ def test_a_dead_receiver_while_the_disk_is_full_still_gets_everything(store, mon
     assert store.owed("replayed") == []
 
 
-def test_verdicts_reach_sinks_at_once_while_the_disk_is_full(store, monkeypatch):
+def test_verdicts_reach_sinks_at_once_while_the_disk_is_full(store, full):
     """Not only when the store tries again, which it does less and less often."""
-
-    def fail(*arguments):
-        raise sqlite3.OperationalError("database or disk is full")
-
-    monkeypatch.setattr(store, "add", fail)
+    full.set()
     sink = Recorder("stored")
     hub = SinkHub([sink], store, queue_size=4, retry_s=FAST)
     hub.open()
@@ -194,7 +188,7 @@ def test_verdicts_reach_sinks_at_once_while_the_disk_is_full(store, monkeypatch)
         hub.submit(verdict(n))
         wait_for(lambda n=n: sink.seen[-1:] == [n])
     assert sink.seen == list(range(100))
-    monkeypatch.undo()
+    full.clear()
     hub.close()
     assert store.count() == 100
 

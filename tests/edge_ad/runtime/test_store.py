@@ -35,13 +35,13 @@ def test_a_verdict_comes_back_as_it_went_in(tmp_path):
         assert store.get(mine.id).verdict == mine
         assert store.get(mine.id).seq == seq
         assert store.get("nothing") is None
-    assert Verdict.from_dict(json.loads(mine.to_json())) == mine
+    assert json.loads(mine.to_json()) == mine.to_dict()
 
 
 @settings(max_examples=30, deadline=None)
 @given(
     st.floats(allow_nan=False, allow_infinity=True),
-    st.text(st.characters(exclude_categories=("Cs",)), max_size=30),
+    st.text(max_size=30),
 )
 def test_any_score_and_text_survives(tmp_path_factory, score, text):
     with Store(tmp_path_factory.mktemp("s") / "v.sqlite", durable=False) as store:
@@ -50,22 +50,20 @@ def test_any_score_and_text_survives(tmp_path_factory, score, text):
         assert store.get(mine.id).verdict == mine
 
 
-def test_history_filters_and_reviews(tmp_path):
+def test_history_and_reviews(tmp_path):
     with Store(tmp_path / "v.sqlite", durable=False) as store:
         for n in range(20):
             store.add(verdict(n, decision="NG" if n % 4 == 0 else "OK", source=f"camera{n % 2}"))
-        rejects = store.recent(decisions=["NG"])
-        assert [row.verdict.frame for row in rejects] == [16, 12, 8, 4, 0]
-        assert [row.verdict.frame for row in store.recent(2, before=rejects[0].seq)] == [15, 14]
-        assert store.counts() == {"OK": 15, "NG": 5, "UNSURE": 0, "ERROR": 0}
-        assert store.counts(time.time_ns() + 10**12)["OK"] == 0
-        assert store.review(rejects[0].verdict.id, "false_alarm")
-        assert [row.verdict for row in store.recent(review="false_alarm")] == [rejects[0].verdict]
-        assert store.review(rejects[0].verdict.id, None)
-        assert store.recent(review="false_alarm") == []
+        newest = store.recent(2)
+        assert [row.verdict.frame for row in newest] == [19, 18]
+        id = newest[0].verdict.id
+        assert store.review(id, "false_alarm")
+        assert store.get(id).review == "false_alarm"
+        assert store.review(id, None)
+        assert store.get(id).review is None
         assert not store.review("nothing", "good")
         with pytest.raises(DataError, match="unknown review"):
-            store.review(rejects[0].verdict.id, "perhaps")
+            store.review(id, "perhaps")
 
 
 def test_outbox_belongs_to_the_verdicts_transaction(tmp_path):
