@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from pathlib import Path
@@ -12,6 +13,8 @@ import cv2
 from edge_ad.errors import BackendError, ConfigError, DataError
 from edge_ad.runtime.settings import SourceSettings
 from edge_ad.runtime.sources import Picture, SourceLost, address_with_credentials, redact
+
+log = logging.getLogger(__name__)
 
 
 class OpenCvSource:
@@ -169,6 +172,7 @@ class VideoFileSource(OpenCvSource):
             raise DataError(f"{self.path} is no video that can be read", "convert it, for example to H.264 in .mp4")
         self._period = 1.0 / (capture.get(cv2.CAP_PROP_FPS) or 25.0)
         self._due = None
+        self._before, self._promised = self._number, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         return capture
 
     def read(self) -> Picture | None:
@@ -182,6 +186,9 @@ class VideoFileSource(OpenCvSource):
     def _ended(self) -> Picture | None:
         if not self._number:
             raise DataError(f"{self.path} holds no readable frame", "check the file with a video player")
+        frames = self._number - self._before
+        if frames < 0.98 * self._promised:  # some formats only estimate the number
+            log.warning("%s ended after %d of %d frames: is the file whole?", self.path, frames, self._promised)
         if not self.settings.repeat:
             return None
         self.open()

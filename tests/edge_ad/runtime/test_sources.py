@@ -58,6 +58,15 @@ def test_video_gives_every_frame_in_order_and_in_rgb(video):
     assert stamps == sorted(stamps)
 
 
+def test_a_video_that_was_cut_short_says_so(video, caplog):
+    read_all(source(video))
+    assert not caplog.records
+    data = video.read_bytes()
+    video.write_bytes(data[: len(data) // 2])
+    assert 5 < len(read_all(source(video))) < 15
+    assert "of 20 frames: is the file whole?" in caplog.text
+
+
 def test_video_plays_at_its_own_speed_and_again(video):
     live = source(video, realtime=True)
     assert live.live
