@@ -6,8 +6,9 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
+from typing import cast
 
 from edge_ad.data.images import SUFFIXES, decode_image, images_below, is_image, read_image
 from edge_ad.errors import DataError
@@ -142,7 +143,7 @@ class StdinSource:
     CHUNK = 1 << 16
     MAX_IMAGE = 64 << 20
 
-    def __init__(self, settings: SourceSettings, stream: BinaryIO | None = None) -> None:
+    def __init__(self, settings: SourceSettings, stream: BufferedIOBase | None = None) -> None:
         self.settings, self.name = settings, "stdin"
         self._stream = stream
         self._buffer = bytearray()
@@ -150,7 +151,7 @@ class StdinSource:
 
     def open(self) -> None:
         """Take standard input."""
-        self._stream = self._stream or sys.stdin.buffer
+        self._stream = self._stream or cast("BufferedIOBase", sys.stdin.buffer)
 
     def read(self) -> Picture | None:
         """The next image; bytes between images are skipped."""
@@ -175,9 +176,7 @@ class StdinSource:
             if len(self._buffer) > self.MAX_IMAGE:
                 raise DataError("no JPEG or PNG image in 64 MiB of standard input", "send images, not raw video")
             assert self._stream is not None
-            chunk = (
-                self._stream.read1(self.CHUNK) if hasattr(self._stream, "read1") else self._stream.read(self.CHUNK)
-            )
+            chunk = self._stream.read1(self.CHUNK)
             if not chunk:
                 if start < 0 and self._buffer and not self._number:
                     bytes_read = len(self._buffer)

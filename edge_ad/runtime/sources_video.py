@@ -88,11 +88,13 @@ class V4l2Source(OpenCvSource):
             if len(wanted.format) != 4:
                 raise ConfigError(f"source.format = {wanted.format!r}", "V4L2 formats have four letters, like MJPG")
             capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*wanted.format))
-        if wanted.width and wanted.height:
-            capture.set(cv2.CAP_PROP_FRAME_WIDTH, wanted.width)
-            capture.set(cv2.CAP_PROP_FRAME_HEIGHT, wanted.height)
-        if wanted.fps:
-            capture.set(cv2.CAP_PROP_FPS, wanted.fps)
+        for prop, value in (
+            (cv2.CAP_PROP_FRAME_WIDTH, wanted.width),
+            (cv2.CAP_PROP_FRAME_HEIGHT, wanted.height),
+            (cv2.CAP_PROP_FPS, wanted.fps),
+        ):
+            if value:
+                capture.set(prop, value)
         if wanted.exposure is not None:
             capture.set(cv2.CAP_PROP_AUTO_EXPOSURE, 1)  # V4L2's number for manual
             capture.set(cv2.CAP_PROP_EXPOSURE, wanted.exposure)

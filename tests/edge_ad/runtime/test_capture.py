@@ -119,7 +119,7 @@ def test_first_failure_ends_it_unless_told_to_keep_trying():
     assert patient.failure is None
 
 
-def test_stream_server_stopped_and_restarted_three_times():
+def test_stream_server_stopped_and_restarted_three_times(wait_for):
     server = cameras.MjpegServer(fps=100)
     thread = capture(open_source(SourceSettings(address=server.url, **QUICK)), keep="newest", depth=1)
     assert isinstance(thread.get(5), Picture)
@@ -136,13 +136,6 @@ def test_stream_server_stopped_and_restarted_three_times():
     thread.join(5)
     server.stop()
     assert not thread.is_alive()
-
-
-def wait_for(condition, timeout_s=10):
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "timed out"
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("keep", ["newest", "every"])

@@ -43,13 +43,6 @@ class Recorder:
         self.closed += 1
 
 
-def wait_for(condition, timeout_s=10):
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "timed out"
-        time.sleep(0.005)
-
-
 @pytest.fixture
 def store(tmp_path):
     with Store(tmp_path / "v.sqlite", durable=False) as store:
@@ -70,7 +63,7 @@ def test_every_sink_gets_every_verdict_once_in_order(store):
     assert any(seen is frame for seen in sinks[0].frames)  # handed on, not copied
 
 
-def test_a_hanging_sink_stalls_nobody(store):
+def test_a_hanging_sink_stalls_nobody(store, wait_for):
     slow, quick = Recorder("slow"), Recorder("quick")
     slow.gate.clear()
     hub = SinkHub([slow, quick], store, queue_size=8)
@@ -88,7 +81,7 @@ def test_a_hanging_sink_stalls_nobody(store):
     assert slow.seen[-1] == 299
 
 
-def test_a_sink_that_fails_catches_up_from_the_outbox(store):
+def test_a_sink_that_fails_catches_up_from_the_outbox(store, wait_for):
     sink = Recorder("mqtt", "replayed")
     hub = SinkHub([sink], store, queue_size=4, retry_s=FAST)
     hub.open()
@@ -109,7 +102,7 @@ def test_a_sink_that_fails_catches_up_from_the_outbox(store):
     assert store.owed("mqtt") == []
 
 
-def test_what_a_run_owes_the_next_run_delivers(store):
+def test_what_a_run_owes_the_next_run_delivers(store, wait_for):
     away = Recorder("mqtt", "replayed")
     away.absent = True
     with SinkHub([away], store, retry_s=FAST) as hub:
@@ -138,7 +131,7 @@ def full(store, monkeypatch):
     return full
 
 
-def test_a_failing_store_silences_no_sink_and_catches_up(store, full):
+def test_a_failing_store_silences_no_sink_and_catches_up(store, full, wait_for):
     sinks = [Recorder("now", "now"), Recorder("stored"), Recorder("replayed", "replayed")]
     hub = SinkHub(sinks, store, queue_size=100, retry_s=FAST)
     hub.open()
@@ -159,7 +152,7 @@ def test_a_failing_store_silences_no_sink_and_catches_up(store, full):
     assert store.owed("replayed") == []
 
 
-def test_a_dead_receiver_while_the_disk_is_full_still_gets_everything(store, full):
+def test_a_dead_receiver_while_the_disk_is_full_still_gets_everything(store, full, wait_for):
     """Handed over unstored to a sink that fails, or whose queue is short: the outbox must not call it delivered."""
     sink = Recorder("replayed", "replayed")
     with SinkHub([sink], store, queue_size=4, retry_s=FAST) as hub:
@@ -178,7 +171,7 @@ def test_a_dead_receiver_while_the_disk_is_full_still_gets_everything(store, ful
     assert store.owed("replayed") == []
 
 
-def test_verdicts_reach_sinks_at_once_while_the_disk_is_full(store, full):
+def test_verdicts_reach_sinks_at_once_while_the_disk_is_full(store, full, wait_for):
     """Not only when the store tries again, which it does less and less often."""
     full.set()
     sink = Recorder("stored")
@@ -193,7 +186,7 @@ def test_verdicts_reach_sinks_at_once_while_the_disk_is_full(store, full):
     assert store.count() == 100
 
 
-def test_frames_do_not_pile_up_behind_a_slow_disk(store, monkeypatch):
+def test_frames_do_not_pile_up_behind_a_slow_disk(store, monkeypatch, wait_for):
     gate = threading.Event()
     add = store.add
     monkeypatch.setattr(store, "add", lambda *arguments: (gate.wait(20), add(*arguments))[1])
@@ -221,7 +214,7 @@ def test_close_leaves_a_hanging_sink_behind(store):
     sink.gate.set()
 
 
-def test_a_verdict_that_no_store_can_take_holds_up_no_other(store, caplog):
+def test_a_verdict_that_no_store_can_take_holds_up_no_other(store, caplog, wait_for):
     there = Recorder("mqtt", "replayed")
     with SinkHub([there], store, retry_s=FAST) as hub:
         hub.submit(dataclasses.replace(verdict(0), frame=1 << 70))
@@ -232,7 +225,7 @@ def test_a_verdict_that_no_store_can_take_holds_up_no_other(store, caplog):
     assert "can't be stored" in caplog.text
 
 
-def test_what_a_sink_could_not_take_is_counted(store):
+def test_what_a_sink_could_not_take_is_counted(store, wait_for):
     away = Recorder("images")
     away.absent = True
     with SinkHub([away], store, retry_s=FAST) as hub:

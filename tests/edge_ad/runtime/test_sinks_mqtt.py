@@ -76,13 +76,6 @@ def verdict(decision="NG", source="cam/1"):
     return Verdict(new_id(), time.time_ns(), time.monotonic_ns(), source, 0, "1", decision, 0.7, 0.5)
 
 
-def wait_for(condition, timeout_s=10):
-    until = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < until, "nothing came"
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def broker(tmp_path):
     broker = Broker(tmp_path)
@@ -91,7 +84,7 @@ def broker(tmp_path):
 
 
 @needs_broker
-def test_verdicts_and_status_arrive(broker):
+def test_verdicts_and_status_arrive(broker, wait_for):
     listener = Listener(broker.port)
     sink = MqttSink(MqttConfig(port=broker.port, prefix="line"))
     sink.open()
@@ -106,7 +99,7 @@ def test_verdicts_and_status_arrive(broker):
 
 
 @needs_broker
-def test_nothing_is_lost_while_the_broker_is_dead(broker, tmp_path):
+def test_nothing_is_lost_while_the_broker_is_dead(broker, tmp_path, wait_for):
     listener = Listener(broker.port)
     sent = [verdict(source="cam") for _ in range(40)]
     sink = MqttSink(MqttConfig(port=broker.port, prefix="line", timeout_s=1))
@@ -136,7 +129,7 @@ def test_nothing_is_lost_while_the_broker_is_dead(broker, tmp_path):
 
 
 @needs_broker
-def test_the_broker_says_offline_when_the_inspector_vanishes(broker):
+def test_the_broker_says_offline_when_the_inspector_vanishes(broker, wait_for):
     listener = Listener(broker.port)
     sink = MqttSink(MqttConfig(port=broker.port, prefix="line"))
     sink.open()
