@@ -213,8 +213,8 @@ def _cannot_write(target: Path, error: OSError) -> ArtifactError:
 def _read_manifest(path: Path) -> str:
     try:
         return (path / MANIFEST).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        what = "is no artifact: it has no manifest.json" if path.is_dir() else "does not exist"
+    except (FileNotFoundError, NotADirectoryError) as error:
+        what = "does not exist" if not path.exists() else "is no artifact: it has no manifest.json"
         raise ArtifactError(f"{path} {what}", "name the folder that `edgead train --out` wrote") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ArtifactError(f"can't read {path / MANIFEST}: {error}", "check the path and its rights") from error

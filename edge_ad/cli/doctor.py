@@ -111,9 +111,9 @@ def _engines() -> Iterator[Finding]:
         yield Finding("ONNX Runtime", "good", found)
     except ImportError as error:
         yield Finding("ONNX Runtime", "broken", str(error), "pip install onnxruntime")
-    for package, extra in (("tensorrt", "tensorrt"), ("openvino", "openvino")):
-        if importlib.util.find_spec(package) is None:
-            advice = f"pip install 'edge-ad[{extra}]'"
+    for package in ("tensorrt", "openvino"):
+        if not _installed(package):
+            advice = f"pip install 'edge-ad[{package}]'"
             if package == "tensorrt" and Path("/etc/nv_tegra_release").exists():
                 advice = "make the environment with --system-site-packages: JetPack brings it"
             yield Finding(package, "missing", "not installed", advice)
@@ -135,15 +135,10 @@ def _gpu() -> Iterator[Finding]:
         yield Finding("NVIDIA GPU", "good" if found else "missing", found or "no GPU answers", advice)
     elif not jetson:
         yield Finding("NVIDIA GPU", "missing", "no driver", "none is needed: the CPU runs everything, slower")
-    for package in ("pycuda", "cuda.bindings"):
-        try:
-            there = importlib.util.find_spec(package) is not None
-        except ModuleNotFoundError:
-            there = False
-        if there:
-            yield Finding("CUDA for Python", "good", package)
-            return
-    if jetson or shutil.which("nvidia-smi"):
+    package = next(filter(_installed, ("pycuda", "cuda.bindings")), None)
+    if package:
+        yield Finding("CUDA for Python", "good", package)
+    elif jetson or shutil.which("nvidia-smi"):
         yield Finding("CUDA for Python", "missing", "neither pycuda nor cuda-python", "pip install cuda-python")
 
 
@@ -170,7 +165,7 @@ def _cameras() -> Iterator[Finding]:
         advice = "for csi:// and pipelines: the system's OpenCV (JetPack), or build it WITH_GSTREAMER"
         yield Finding("GStreamer in OpenCV", "missing", "built without it", advice)
     producers = find_producers()
-    if importlib.util.find_spec("harvesters") is None:
+    if not _installed("harvesters"):
         yield Finding("GenICam", "missing", "harvesters is not installed", "for genicam://: pip install harvesters")
     elif not producers:
         yield Finding(
@@ -187,14 +182,14 @@ def _gpio() -> Iterator[Finding]:
     denied = [chip for chip in chips if not os.access(chip, os.R_OK | os.W_OK)]
     if denied:
         yield Finding("GPIO", "broken", f"no right to use {', '.join(denied)}", "add the user to the group gpio")
-    elif importlib.util.find_spec("gpiod") is None:
+    elif not _installed("gpiod"):
         yield Finding("GPIO", "missing", "the package gpiod is not installed", "pip install 'gpiod>=2'")
     else:
         yield Finding("GPIO", "good", ", ".join(chips))
 
 
 def _weights() -> Iterator[Finding]:
-    if importlib.util.find_spec("torch") is None:
+    if not _installed("torch"):
         yield Finding("training", "missing", "torch is not installed", "pip install 'edge-ad[train]'; runs need none")
         return
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -209,15 +204,14 @@ def _weights() -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
-    packages = {"paho.mqtt": "MQTT", "pymodbus": "Modbus", "asyncua": "OPC UA", "fastapi": "operator page"}
-    absent = []
-    for package, use in packages.items():
-        try:
-            there = importlib.util.find_spec(package) is not None
-        except ModuleNotFoundError:
-            there = False
-        if not there:
-            absent.append(use)
+    packages = {
+        "paho.mqtt": "MQTT",
+        "pymodbus": "Modbus",
+        "asyncua": "OPC UA",
+        "fastapi": "operator page",
+        "prometheus_client": "Prometheus",
+    }
+    absent = [use for package, use in packages.items() if not _installed(package)]
     if absent:
         yield Finding("plant protocols", "missing", f"no {', '.join(absent)}", "pip install 'edge-ad[plant]'")
     else:
@@ -261,6 +255,13 @@ def _artifact(path: str) -> Iterator[Finding]:
     yield Finding("artifact", "good", found)
     if not artifact.manifest.calibration:
         yield Finding("threshold", "missing", "not calibrated", f"edgead calibrate {path} --normals DIR")
+
+
+def _installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # of the package around it
+        return False
 
 
 def _text(path: str) -> str:

@@ -65,7 +65,7 @@ def command(
     calibration = opened.manifest.calibration
     gallery = Gallery()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=words, transient=True) as progress:
+    with Progress(*columns, console=words, transient=True, disable=not words.is_terminal) as progress:
         task = progress.add_task(f"measuring with {runner.name}", total=len(dataset.test))
         try:
             result = evaluate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -174,6 +175,11 @@ def _sinks(settings: RunSettings, json_lines: bool, scale: ScoreScale | None) ->
     out = Path(settings.out)
     sinks: list[Sink] = [JsonLinesSink(sys.stdout)] if json_lines else []
     if settings.images.enabled:
+        for station in settings.station:
+            source = station.source.address
+            # the next run would take this one's pictures of rejects for parts
+            if os.path.isdir(source) and out.resolve().is_relative_to(Path(source).resolve()):
+                raise ConfigError(f"the output folder {out} lies in the source {source}", "choose another --out")
         sinks.append(ImageSink(out / "images", settings.images, scale))
     if path := settings.video.path or _annotated_video(settings):
         if any(Path(station.source.address).resolve() == Path(path).resolve() for station in settings.station):

@@ -66,6 +66,7 @@ def command(
     from edge_ad.config import SynthesisConfig, read_section, to_plain
     from edge_ad.data.loader import PhotoReader
     from edge_ad.data.samples import scan
+    from edge_ad.errors import DataError
     from edge_ad.synthesis.dataset import SHEET, NormalFrames, open_folder, write_triplets
     from edge_ad.synthesis.quality import Limits, QualityControl
     from edge_ad.synthesis.sources import build_sources, parse_sources
@@ -73,6 +74,10 @@ def command(
     check_device(device)
     shares = parse_sources(source)
     dataset = scan(data)
+    if "plain" in dataset.layout and out.resolve().is_relative_to(data.resolve()):
+        raise DataError(
+            f"{out} lies among the photos, and its defects would be good photos next time", "choose another --out"
+        )
     reader = PhotoReader()
     photos = [one.sample.path for one in reader.usable(dataset.train)[0]]
     frames = NormalFrames(photos, size, reader)
@@ -245,8 +250,9 @@ def _bar() -> Iterator[Callable[[str, int, int, str], None]]:
     """A progress bar on stderr: call it with (what, done, of, more)."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[more]}"), console=console, transient=True) as progress:
+    more = TextColumn("{task.fields[more]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), more)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=None, more="")
         yield lambda what, done, of, more: progress.update(
             task, description=what, completed=done, total=of, more=more

@@ -112,3 +112,9 @@ def test_the_manifest_is_plain_json(artifact):
 def test_a_folder_that_takes_no_file_is_named(tmp_path):
     with pytest.raises(ArtifactError, match=r"can't write .*absent.x: No such file"):
         write_atomically(tmp_path / "absent" / "x", b"")
+
+
+def test_a_file_is_no_artifact(tmp_path):
+    (tmp_path / "photo.png").write_bytes(b"x")
+    with pytest.raises(ArtifactError, match=r"photo\.png is no artifact"):
+        Artifact.open(tmp_path / "photo.png")

@@ -76,5 +76,7 @@ def test_json_to_standard_output_is_only_json(capsys, small_artifact, photos):
 def test_wrong_wishes_are_errors_with_hints(capsys, small_artifact, photos, arguments, message):
     code, out, err = run(capsys, small_artifact.path, photos, *arguments)
     assert (code, out) == (1, "")
-    assert message in err
-    assert "hint:" in err
+    error, hint = err.splitlines()
+    assert error.startswith("error: ")
+    assert message in error
+    assert hint.startswith("hint: ")

@@ -19,11 +19,13 @@ def run(capsys, *words):
         (["train", "photos", "--out", "part", "--device", "tpu"], "unknown device 'tpu'"),
         (["synth", "photos", "--out", "part", "--device", "tpu"], "unknown device 'tpu'"),
         (["demo", "--out", "file"], "file: File exists"),
+        (["synth", "parts", "--out", "parts/more", "--source", "procedural"], "lies among the photos"),
     ],
 )
-def test_an_error_is_two_lines_and_code_1(capsys, tmp_path, monkeypatch, words, message):
+def test_an_error_is_two_lines_and_code_1(capsys, tmp_path, monkeypatch, write_photos, words, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
+    write_photos(tmp_path / "parts", 3)
     code, out, err = run(capsys, *words)
     assert (code, out) == (1, "")
     error, hint = err.splitlines()

@@ -91,6 +91,7 @@ def test_an_annotated_video_never_replaces_its_source(line_artifact, part_folder
         (["--source", "rtsp://[::1"], "no URL"),
         (["--source", "no\nfile \x1b[31m"], r"no\nfile \x1b[31m does not exist"),
         (["--service", "--user"], "no camera or source"),
+        (["--source", "fakesrc " + 300 * "name=x " + "! appsink"], "fakesrc name=x"),
     ],
 )
 def test_wrong_use_is_two_lines(line_artifact, tmp_path, words, message):

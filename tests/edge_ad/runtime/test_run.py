@@ -85,7 +85,8 @@ def test_kill_9_of_a_running_line_loses_no_printed_verdict(line_artifact, camera
         ([], "no camera or source"),
         (["--source", "video.mp4"], "no video that can be read"),
         (["--source", ".", "--out", "/proc/nothing"], "cannot make the folder"),
-        (["--source", ".", "--product", "gears"], "no product 'gears'"),
+        (["--source", "video.mp4", "--product", "gears"], "no product 'gears'"),
+        (["--source", "."], "lies in the source"),
     ],
 )
 def test_wrong_use_is_two_lines_an_error_and_a_hint(line_artifact, tmp_path, words, message):
