@@ -113,10 +113,7 @@ class StoreWorker(threading.Thread):
 
     def _write(self, item: Item) -> bool:
         try:
-            seq = self.store.add(item.verdict, self.owed)
-        except sqlite3.IntegrityError:  # the id is there: an earlier try did reach the disk
-            found = self.store.get(item.verdict.id)
-            seq = found.seq if found else 0
+            seq = self._add(item.verdict)
         except (ValueError, OverflowError) as error:  # SQLite will never take this one; the next must not wait for it
             log.error("verdict %s can't be stored and is lost: %s", item.verdict.id, error)
             self._done_with(item)
@@ -150,6 +147,15 @@ class StoreWorker(threading.Thread):
         if self.stored % 256 == 0:
             self._tidy()
         return True
+
+    def _add(self, verdict: Verdict) -> int:
+        try:
+            return self.store.add(verdict, self.owed)
+        except sqlite3.IntegrityError as error:
+            found = self.store.get(verdict.id)  # there, when an earlier try did reach the disk
+            if found is None:
+                raise ValueError(f"the store refuses it: {error}") from error
+            return found.seq
 
     def _done_with(self, item: Item) -> None:
         with self._ready:

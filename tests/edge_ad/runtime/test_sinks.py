@@ -225,6 +225,32 @@ def test_a_verdict_that_no_store_can_take_holds_up_no_other(store, caplog, wait_
     assert "can't be stored" in caplog.text
 
 
+def test_a_verdict_that_had_reached_the_failing_disk_is_stored_once(store, monkeypatch, wait_for):
+    """The try that failed had written it; the next finds its id, while the disk fails once more."""
+    add, get, tries = store.add, store.get, []
+
+    def add_but_fail(*arguments):
+        tries.append("add")
+        seq = add(*arguments)
+        if len(tries) == 1:
+            raise sqlite3.OperationalError("disk I/O error")
+        return seq
+
+    def get_but_fail(id):
+        tries.append("get")
+        if tries.count("get") == 1:
+            raise sqlite3.OperationalError("disk I/O error")
+        return get(id)
+
+    monkeypatch.setattr(store, "add", add_but_fail)
+    monkeypatch.setattr(store, "get", get_but_fail)
+    with SinkHub([], store) as hub:
+        hub.submit(verdict(0))
+        hub.submit(verdict(1))
+        wait_for(lambda: hub.stored == 2)
+    assert (hub.unstored, store.count()) == (0, 2)
+
+
 def test_what_a_sink_could_not_take_is_counted(store, wait_for):
     away = Recorder("images")
     away.absent = True
