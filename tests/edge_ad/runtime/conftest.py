@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import shutil
+import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -127,3 +130,48 @@ def wait_for():
 def lines():
     """The JSON lines of a text."""
     return lambda text: [json.loads(line) for line in text.splitlines()]
+
+
+MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+
+
+class Broker:
+    """Mosquitto on loopback."""
+
+    def __init__(self, folder):
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = probe.getsockname()[1]
+        self.config = folder / "mosquitto.conf"
+        # Persistence on, so that a restarted broker still knows its subscribers, as a plant's would.
+        self.config.write_text(
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence true\n"
+            f"persistence_location {folder}/\nautosave_interval 1\nautosave_on_changes true\nuser root\n"
+        )
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(
+            [MOSQUITTO, "-c", str(self.config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        until = time.monotonic() + 5
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 0.2).close()
+                return
+            except OSError:
+                assert time.monotonic() < until, "mosquitto did not start"
+                time.sleep(0.02)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def broker(tmp_path):
+    """A real MQTT broker: `port`, `kill`, `start`."""
+    if MOSQUITTO is None:
+        pytest.skip("the program mosquitto is not installed")
+    broker = Broker(tmp_path)
+    yield broker
+    broker.kill()

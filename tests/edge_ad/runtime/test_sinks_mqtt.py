@@ -1,9 +1,7 @@
 """MQTT against Mosquitto on loopback, killed and started again."""
 
 import json
-import shutil
 import socket
-import subprocess
 import threading
 import time
 
@@ -16,38 +14,6 @@ from edge_ad.runtime.store import Store
 from edge_ad.runtime.verdict import Verdict, new_id
 
 mqtt = pytest.importorskip("paho.mqtt.client")
-PROGRAM = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
-needs_broker = pytest.mark.skipif(PROGRAM is None, reason="the program mosquitto is not installed")
-
-
-class Broker:
-    def __init__(self, folder):
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
-        self.config = folder / "mosquitto.conf"
-        # Persistence on, so that a restarted broker still knows its subscribers, as a plant's would.
-        self.config.write_text(
-            f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence true\n"
-            f"persistence_location {folder}/\nautosave_interval 1\nautosave_on_changes true\nuser root\n"
-        )
-        self.start()
-
-    def start(self):
-        self.process = subprocess.Popen(
-            [PROGRAM, "-c", str(self.config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        until = time.monotonic() + 5
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 0.2).close()
-                return
-            except OSError:
-                assert time.monotonic() < until, "mosquitto did not start"
-                time.sleep(0.02)
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
 
 
 class Listener:
@@ -76,14 +42,6 @@ def verdict(decision="NG", source="cam/1"):
     return Verdict(new_id(), time.time_ns(), time.monotonic_ns(), source, 0, "1", decision, 0.7, 0.5)
 
 
-@pytest.fixture
-def broker(tmp_path):
-    broker = Broker(tmp_path)
-    yield broker
-    broker.kill()
-
-
-@needs_broker
 def test_verdicts_and_status_arrive(broker, wait_for):
     listener = Listener(broker.port)
     sink = MqttSink(MqttConfig(port=broker.port, prefix="line"))
@@ -98,7 +56,6 @@ def test_verdicts_and_status_arrive(broker, wait_for):
     assert listener.payloads("line/cam_1/decision") == ["NG"]
 
 
-@needs_broker
 def test_nothing_is_lost_while_the_broker_is_dead(broker, tmp_path, wait_for):
     listener = Listener(broker.port)
     sent = [verdict(source="cam") for _ in range(40)]
@@ -128,7 +85,6 @@ def test_nothing_is_lost_while_the_broker_is_dead(broker, tmp_path, wait_for):
     listener.close()
 
 
-@needs_broker
 def test_the_broker_says_offline_when_the_inspector_vanishes(broker, wait_for):
     listener = Listener(broker.port)
     sink = MqttSink(MqttConfig(port=broker.port, prefix="line"))
