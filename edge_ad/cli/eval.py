@@ -43,6 +43,7 @@ def command(
     from edge_ad.errors import DataError
     from edge_ad.evaluation import category_thresholds, evaluate, stamps
     from edge_ad.report import Gallery, draw_sheet, write_report
+    from edge_ad.runtime.backends import open_runner
     from edge_ad.runtime.overlay import score_scale
 
     words = Console(stderr=True, highlight=False)
@@ -59,8 +60,8 @@ def command(
             raise DataError(f"{target} is a folder", "name a file in it")
     if sheet:
         encode_image(np.zeros((1, 1), np.uint8), sheet.suffix)  # refuse an unknown ending now, not after minutes
-    runner = (
-        _torch_runner(opened, threads) if backend == "torch" else _graph_runner(opened, backend, precision, threads)
+    runner: Any = (
+        _torch_runner(opened, threads) if backend == "torch" else open_runner(opened, backend, precision, threads)
     )
     calibration = opened.manifest.calibration
     gallery = Gallery()
@@ -98,12 +99,6 @@ def command(
     if report:
         write_atomically(report, write_report(result, gallery, scale).encode("utf-8", "backslashreplace"))
         words.print(f"report: {report}", soft_wrap=True)
-
-
-def _graph_runner(artifact: Any, backend: str, precision: str, threads: int | None) -> Any:
-    from edge_ad.runtime.backends import open_runner
-
-    return open_runner(artifact, backend, precision, threads)
 
 
 def _torch_runner(artifact: Any, threads: int | None) -> Any:

@@ -106,7 +106,8 @@ def scan(folder: Path | str) -> Dataset:
     samples: list[Sample] = []
     problems = loose
     for one in found:
-        samples += [replace(s, category=_category_name(one, folder)) for s in one.samples] if several else one.samples
+        name = one.path.relative_to(folder).as_posix()
+        samples += [replace(s, category=name) for s in one.samples] if several else one.samples
         problems += one.problems
     if not samples:
         raise DataError(
@@ -122,10 +123,6 @@ class _Category(NamedTuple):
     layout: str
     samples: list[Sample]
     problems: list[Problem]
-
-
-def _category_name(one: _Category, root: Path) -> str:
-    return one.path.relative_to(root).as_posix()
 
 
 def _categories(folder: Path, depth: int = 0) -> Iterator[tuple[Path, str]]:

@@ -329,13 +329,10 @@ class Station:
             self._due.popleft()
         if not self._due:
             # a job may register while we wait: look again within its deadline
-            return min(max(self.settings.policy.deadline_ms / 4000, 0.001), 0.5) if self._has_deadline else 0.5
+            deadline_ms = self.settings.policy.deadline_ms
+            return min(max(deadline_ms / 4000, 0.001), 0.5) if deadline_ms else 0.5
         due_ns = self._due[0].part.due_ns or 0
         return max((due_ns - time.monotonic_ns()) / 1e9, 0.0)
-
-    @property
-    def _has_deadline(self) -> bool:
-        return self.settings.policy.deadline_ms > 0
 
     def _answer_overdue(self) -> None:
         now = time.monotonic_ns()
