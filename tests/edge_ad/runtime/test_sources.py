@@ -200,10 +200,7 @@ def test_stdin_without_an_image_is_no_empty_run():
     stdin.open()
     with pytest.raises(DataError, match="no JPEG or PNG image in 39 bytes"):
         stdin.read()
-    assert stdin.read() is None
-    nothing = StdinSource(SourceSettings("-"), io.BytesIO(b""))
-    nothing.open()
-    assert nothing.read() is None
+    assert read_all(StdinSource(SourceSettings("-"), io.BytesIO(b""))) == []
 
 
 def test_stdin_takes_jpeg_and_png_in_pieces_and_reports_a_cut_off_one(tmp_path):
