@@ -38,7 +38,8 @@ class FolderSource:
             files = [self.path]
         else:
             try:
-                files = images_below(self.path)
+                # a pipe would be waited for; a link that leads nowhere is a part whose picture is missing
+                files = [path for path in images_below(self.path) if path.is_file() or path.is_symlink()]
             except OSError as error:
                 raise DataError(f"can't list {error.filename}: {error.strerror}", "check its rights") from error
         if not files:

@@ -1,8 +1,10 @@
 import importlib.util
 import io
+import os
 import threading
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -96,10 +98,12 @@ def test_folder_goes_on_after_broken_images(tmp_path):
     (tmp_path / "2.jpg").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "._0.jpg").write_bytes(b"what macOS writes beside each file")
+    os.mkfifo(tmp_path / "0a.jpg")
+    (tmp_path / "1a.jpg").symlink_to("nowhere")
     folder = source(tmp_path)
     folder.open()
     assert folder.read().label == "0.jpg"
-    for name in ("1.jpg", "2.jpg"):
+    for name in ("1.jpg", "1a.jpg", "2.jpg"):
         with pytest.raises(DataError, match=name):
             folder.read()
     assert cameras.number_of(folder.read().frame) == 3
@@ -171,11 +175,7 @@ def test_a_file_that_cannot_be_cleared_away_is_read_once(tmp_path, monkeypatch, 
     cv2.imwrite(str(tmp_path / "a.png"), cameras.numbered(1))
     watched = source(f"watch://{tmp_path}", settle_s=0.05, after="delete")
     watched.open()
-
-    def refuse(*_, **__):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "unlink", refuse)
+    monkeypatch.setattr(Path, "unlink", Mock(side_effect=PermissionError(13, "Permission denied")))
     assert next_of(watched) is not None
     assert "can't delete" in caplog.text
     with pytest.raises(TimeoutError):
