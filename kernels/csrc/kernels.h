@@ -38,7 +38,8 @@ struct Layer {  // one pair of feature maps [batch, channels, height, width], or
     Index channels, height, width;
     bool channels_last;
 };
-void cosine_map(const Layer& layer, Index batch, double eps, float* map);
+// `read`: how many floats the caller reads, if not only these.
+void cosine_map(const Layer& layer, Index batch, double eps, float* map, Index read = 0);
 // Gradient of the map in the student's features [batch, channels, pixels], for grad [batch, pixels] of the map.
 void cosine_map_gradient(const float* teacher, const float* student, const float* grad, Index batch, Index channels,
                          Index pixels, double eps, float* gradient);
@@ -65,12 +66,13 @@ class TopK {  // the k largest of a stream of scores
 public:
     explicit TopK(Index k);
     void add(const float* scores, Index count);
-    float mean();  // NaN if any score was
+    float bar() const { return bar_; }  // scores up to here change nothing any more
+    float mean();                       // NaN if any score was
 
 private:
     void shrink();
     Index k_;
-    float bar_;  // only larger scores matter
+    float bar_;
     bool nan_ = false;
     std::vector<float> kept_;
 };

@@ -14,6 +14,7 @@ namespace {
 constexpr Index kLanes = 16;        // positions (or channels, where they come last) summed side by side
 constexpr Index kTile = 1024;       // positions summed before the next channels: their sums stay in the L1 cache
 constexpr Index kTogether = 8;      // channels read at a time: more are more rows than a prefetcher follows
+constexpr Index kCached = 4 << 20;  // floats that a cache may still hold; asking for more ahead would only cost time
 constexpr float kLarge = 1e37f;     // sums above may overflow on their way to the map
 constexpr float kSmall = 1e-30f;    // sums below have lost digits
 constexpr double kSmallEps = 1e-14;  // ... which matters only where eps is shorter than such a vector
@@ -60,33 +61,54 @@ __attribute__((always_inline)) inline void add_block(const float* __restrict t, 
     }
 }
 
-// ... and of every block. Inlined into the two that follow, each with its number of channels.
+// Asks for what lies `floats` further on, into the L2 cache. Nothing is read, so that it may lie past the end.
+__attribute__((always_inline)) inline void fetch(const float* from, Index floats) {
+    __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(from) + floats * sizeof(float)), 0, 2);
+}
+
+// ... and of every block, asking for the lines `ahead` of each. Inlined into the two that follow, each with its number
+// of channels.
 __attribute__((always_inline)) inline void add_blocks(const float* t, const float* s, Index stride, Index channels,
-                                                      const Blocks& blocks, Sums* sums) {
+                                                      Index ahead, const Blocks& blocks, Sums* sums) {
     if (blocks.lanes < kLanes) return add_block(t, s, stride, channels, blocks.lanes, sums[0]);
     add_block(t, s, stride, channels, kLanes, sums[0]);
-    for (Index block = 1, at = kLanes + blocks.shift; block < blocks.number - 1; ++block, at += kLanes)
+    for (Index block = 1, at = kLanes + blocks.shift; block < blocks.number - 1; ++block, at += kLanes) {
+        if (ahead != 0)
+            for (Index c = 0; c < channels; ++c)
+                fetch(t + at + c * stride, ahead), fetch(s + at + c * stride, ahead);
         add_block(t + at, s + at, stride, channels, kLanes, sums[block]);
+    }
     const Index last = blocks.number - 1, at = blocks.start(last);
     if (last > 0) add_block(t + at, s + at, stride, channels, kLanes, sums[last]);
 }
 
 EDGE_AD_CLONES
-void add_channels8(const float* t, const float* s, Index stride, const Blocks& blocks, Sums* sums) {
-    add_blocks(t, s, stride, kTogether, blocks, sums);
+void add_channels8(const float* t, const float* s, Index stride, Index ahead, const Blocks& blocks, Sums* sums) {
+    add_blocks(t, s, stride, kTogether, ahead, blocks, sums);
 }
 
 EDGE_AD_CLONES
 void add_channel(const float* t, const float* s, const Blocks& blocks, Sums* sums) {
-    add_blocks(t, s, 0, 1, blocks, sums);
+    add_blocks(t, s, 0, 1, 0, blocks, sums);
 }
 
-void add_all(const float* t, const float* s, Index channels, Index stride, const Blocks& blocks, Sums* sums) {
+// All channels. Reading a line of each of sixteen rows in turn, the processor doesn't foresee the rows after them: these
+// are asked for, unless `next` is 0 (see next_tile).
+void add_all(const float* t, const float* s, Index channels, Index stride, Index next, const Blocks& blocks, Sums* sums) {
     std::fill_n(sums, blocks.number, Sums{});
     Index c = 0;
-    for (; c + kTogether <= channels; c += kTogether)
-        add_channels8(t + c * stride, s + c * stride, stride, blocks, sums);
+    for (; c + kTogether <= channels; c += kTogether) {
+        const Index ahead = c + 2 * kTogether <= channels ? kTogether * stride : next - c * stride;
+        add_channels8(t + c * stride, s + c * stride, stride, next == 0 ? 0 : ahead, blocks, sums);
+    }
     for (; c < channels; ++c) add_channel(t + c * stride, s + c * stride, blocks, sums);
+}
+
+// Where the tile after the one at position `first` starts, from that one's start; 0 if all floats that the call touches
+// may be in a cache.
+Index next_tile(Index first, Index channels, Index pixels, Index touched) {
+    if (touched <= kCached) return 0;
+    return first + kTile < pixels ? kTile : channels * pixels - first;
 }
 
 // The same sums where one position's channels lie together.
@@ -222,11 +244,11 @@ void write_products(const float* t, const float* s, const float* of_t, const flo
 
 }  // namespace
 
-void cosine_map(const Layer& layer, Index batch, double eps, float* map) {
+void cosine_map(const Layer& layer, Index batch, double eps, float* map, Index read) {
     const Index pixels = layer.height * layer.width, tiles = (pixels + kTile - 1) / kTile;
     const Index step = layer.channels_last ? layer.channels : 1, stride = layer.channels_last ? 1 : pixels;
-    const double work = 2.0 * static_cast<double>(batch * layer.channels * pixels);
-    parallel(batch * tiles, work, [&](Index begin, Index end) {
+    const Index features = 2 * batch * layer.channels * pixels, touched = std::max(features, read);
+    parallel(batch * tiles, static_cast<double>(features), [&](Index begin, Index end) {
         Tile sums;
         for (Index part = begin; part < end; ++part) {
             const Index image = part / tiles, first = part % tiles * kTile, count = std::min(kTile, pixels - first);
@@ -234,7 +256,8 @@ void cosine_map(const Layer& layer, Index batch, double eps, float* map) {
             const float *t = layer.teacher + start, *s = layer.student + start;
             float* out = map + image * pixels + first;
             const Blocks blocks(t, count);
-            if (!layer.channels_last) add_all(t, s, layer.channels, stride, blocks, sums);
+            const Index next = next_tile(first, layer.channels, pixels, touched);
+            if (!layer.channels_last) add_all(t, s, layer.channels, stride, next, blocks, sums);
             for (Index block = 0; block < blocks.number; ++block) {
                 const Index at = blocks.start(block);
                 if (layer.channels_last)
@@ -251,9 +274,8 @@ void cosine_map(const Layer& layer, Index batch, double eps, float* map) {
 
 void cosine_map_gradient(const float* teacher, const float* student, const float* grad, Index batch, Index channels,
                          Index pixels, double eps, float* gradient) {
-    const Index tiles = (pixels + kTile - 1) / kTile;
-    const double work = 3.0 * static_cast<double>(batch * channels * pixels);
-    parallel(batch * tiles, work, [&](Index begin, Index end) {
+    const Index tiles = (pixels + kTile - 1) / kTile, touched = 3 * batch * channels * pixels;
+    parallel(batch * tiles, static_cast<double>(touched), [&](Index begin, Index end) {
         Tile sums;
         alignas(64) float of_t[kTile], of_s[kTile];
         for (Index part = begin; part < end; ++part) {
@@ -261,7 +283,8 @@ void cosine_map_gradient(const float* teacher, const float* student, const float
             const Index start = image * channels * pixels + first;
             const float *t = teacher + start, *s = student + start, *g = grad + image * pixels + first;
             const Blocks blocks(t, count);
-            add_all(t, s, channels, pixels, blocks, sums);
+            const Index next = next_tile(first, channels, pixels, touched);
+            add_all(t, s, channels, pixels, next, blocks, sums);
             for (Index block = 0; block < blocks.number; ++block) {
                 const Index at = blocks.start(block);
                 gradient_of(sums[block], blocks.lanes, static_cast<float>(eps), g + at, of_t + at, of_s + at);
@@ -280,17 +303,17 @@ void cosine_map_gradient(const float* teacher, const float* student, const float
 
 void head_input(const float* teacher, const float* student, Index batch, Index channels, Index pixels, double eps,
                 float* product) {
-    const Index tiles = (pixels + kTile - 1) / kTile;
-    const double work = 3.0 * static_cast<double>(batch * channels * pixels);
-    parallel(batch * tiles, work, [&](Index begin, Index end) {
+    const Index tiles = (pixels + kTile - 1) / kTile, touched = 3 * batch * channels * pixels;
+    parallel(batch * tiles, static_cast<double>(touched), [&](Index begin, Index end) {
         Tile sums;
         alignas(64) float of_t[kTile], of_s[kTile];
         for (Index part = begin; part < end; ++part) {
             const Index first = part % tiles * kTile, count = std::min(kTile, pixels - first);
             const Index start = part / tiles * channels * pixels + first;
+            const Index next = next_tile(first, channels, pixels, touched);
             const float *t = teacher + start, *s = student + start;
             const Blocks blocks(t, count);
-            add_all(t, s, channels, pixels, blocks, sums);
+            add_all(t, s, channels, pixels, next, blocks, sums);
             for (Index block = 0; block < blocks.number; ++block)
                 scales_of(sums[block], blocks.lanes, static_cast<float>(eps), static_cast<float>(channels),
                           of_t + blocks.start(block), of_s + blocks.start(block));

@@ -1,33 +1,76 @@
-// From feature maps to pixel scores and image scores, image by image, so that everything between stays in the cache.
+// From feature maps to pixel scores and image scores: the maps of the whole batch, a layer after the other, as they lie
+// in memory; then image by image, so that everything between stays in the cache.
 #include "kernels.h"
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <map>
+#include <limits>
 
 namespace edge_ad {
 namespace {
 
-struct Axis {  // bilinear taps along one axis: between[i] of the way from low[i] to high[i]
-    std::vector<std::int32_t> low, high;
-    std::vector<float> between;
+constexpr Index kLanes = 16;
+constexpr Index kColumns = 64;  // of a piece of the scores,
+constexpr Index kRows = 8;      // and its rows: what is bounded, and left out or looked at, together
+constexpr float kLargest = std::numeric_limits<float>::max();
 
-    Axis(Index length, Index out) : low(out), high(out), between(out) {
+Index round_up(Index count, Index unit) { return (count + unit - 1) / unit * unit; }
+
+struct Run {  // results begin..end lie between the same two source pixels
+    Index begin, end, low, high;
+};
+
+struct Axis {  // bilinear taps along one axis: result i is away[i] of low[i] and between[i] of high[i]
+    std::vector<Index> low, high;
+    std::vector<float> away, between;  // as long as `padded`, so that whole blocks of lanes can be read
+    std::vector<Run> runs;
+
+    Axis(Index length, Index out, Index padded) : low(out), high(out), away(padded, 1.f), between(padded, 0.f) {
         const float scale = static_cast<float>(length) / static_cast<float>(out);
         for (Index i = 0; i < out; ++i) {
             const float position = std::max((static_cast<float>(i) + 0.5f) * scale - 0.5f, 0.f);
-            low[i] = static_cast<std::int32_t>(std::min<Index>(static_cast<Index>(position), length - 1));
-            high[i] = static_cast<std::int32_t>(std::min<Index>(low[i] + 1, length - 1));
+            low[i] = std::min<Index>(static_cast<Index>(position), length - 1);
+            high[i] = std::min<Index>(low[i] + 1, length - 1);
             between[i] = position - static_cast<float>(low[i]);
+            away[i] = 1.f - between[i];
+            if (runs.empty() || runs.back().low != low[i]) runs.push_back({i, i, low[i], high[i]});
+            runs.back().end = i + 1;
         }
     }
 };
 
+// One row at full width, run by run, `lanes` at a time: those past a run's end are written again by the next run.
+// `wide` holds kLanes floats past the last result. Inlined where `lanes` is constant.
+__attribute__((always_inline)) inline void widen_runs(const float* row, const Axis& across, Index lanes, float* wide) {
+    const float *away = across.away.data(), *between = across.between.data();
+    for (const Run& run : across.runs) {
+        const float left = row[run.low], right = row[run.high];
+        for (Index x = run.begin; x < run.end; x += lanes)
+            for (Index j = 0; j < lanes; ++j) wide[x + j] = left * away[x + j] + right * between[x + j];
+    }
+}
+
 EDGE_AD_CLONES
-void widen_row(const float* row, const std::int32_t* low, const std::int32_t* high, const float* between, Index out,
-               float* wide) {
-    for (Index x = 0; x < out; ++x) wide[x] = row[low[x]] * (1.f - between[x]) + row[high[x]] * between[x];
+void widen_row(const float* row, const Axis& across, Index out, float* wide) {
+    const Index length = out / static_cast<Index>(across.runs.size());  // of a run, about
+    if (length <= 4) return widen_runs(row, across, 4, wide);
+    if (length <= 8) return widen_runs(row, across, 8, wide);
+    widen_runs(row, across, kLanes, wide);
+}
+
+// The largest of every kColumns of a row of scores, none of which is negative; infinite where one is NaN.
+EDGE_AD_CLONES
+void peaks_of(const float* row, Index pieces, float* peaks) {
+    for (Index piece = 0; piece < pieces; ++piece) {
+        const float* scores = row + piece * kColumns;
+        float peak = 0, sum = 0;
+#pragma omp simd reduction(max : peak) reduction(+ : sum)
+        for (Index i = 0; i < kColumns; ++i) {
+            peak = peak < scores[i] ? scores[i] : peak;
+            sum += scores[i];  // NaN if any is
+        }
+        peaks[piece] = sum <= kLargest ? peak : std::numeric_limits<float>::infinity();
+    }
 }
 
 EDGE_AD_CLONES
@@ -52,21 +95,42 @@ void multiply_power(const float* in, float power, Index count, float* out) {
         for (Index i = 0; i < count; ++i) out[i] *= std::pow(in[i], power);
 }
 
+// How maps of one size become scores: the same for every image.
+struct Grid {
+    Index height, width, pieces, pitch;  // pieces of kColumns of a row of scores; floats between rows at full width
+    Axis down, across;
+
+    Grid(Index map_height, Index map_width, Index out_height, Index out_width)
+        : height(map_height), width(map_width), pieces(round_up(out_width, kColumns) / kColumns),
+          pitch(pieces * kColumns + kLanes), down(map_height, out_height, out_height),
+          across(map_width, out_width, pitch) {}
+};
+
 // A map with every row at full width; rows of the result are mixed from two of them.
 struct Wide {
-    Axis down;
-    std::vector<float> rows;
-    Index width;
+    const Grid* grid;
+    std::vector<float> rows, peaks;
 
-    Wide(const float* map, Index height, Index map_width, Index out_height, Index out_width)
-        : down(height, out_height), rows(height * out_width), width(out_width) {
-        const Axis across(map_width, out_width);
-        for (Index y = 0; y < height; ++y)
-            widen_row(map + y * map_width, across.low.data(), across.high.data(), across.between.data(), out_width,
-                      rows.data() + y * out_width);
+    explicit Wide(const Grid& of) : grid(&of), rows(of.height * of.pitch), peaks(of.height * of.pieces) {}
+    void fill(const float* map) {
+        const Index out = static_cast<Index>(grid->across.low.size());
+        for (Index y = 0; y < grid->height; ++y)
+            widen_row(map + y * grid->width, grid->across, out, rows.data() + y * grid->pitch);
     }
-    const float* top(Index y) const { return rows.data() + down.low[y] * width; }
-    const float* bottom(Index y) const { return rows.data() + down.high[y] * width; }
+    void find_peaks() {
+        for (Index y = 0; y < grid->height; ++y)
+            peaks_of(rows.data() + y * grid->pitch, grid->pieces, peaks.data() + y * grid->pieces);
+    }
+    const float* top(Index y) const { return rows.data() + grid->down.low[y] * grid->pitch; }
+    const float* bottom(Index y) const { return rows.data() + grid->down.high[y] * grid->pitch; }
+    float between(Index y) const { return grid->down.between[y]; }
+    // No score of these rows and this piece is larger.
+    float bound(Index first, Index last, Index piece) const {
+        float bound = 0;
+        for (Index y = grid->down.low[first]; y <= grid->down.high[last]; ++y)
+            bound = std::max(bound, peaks[y * grid->pieces + piece]);
+        return bound;
+    }
 };
 
 void blur(const std::vector<float>& gaussian, Index height, Index width, float* map) {
@@ -88,75 +152,132 @@ void blur(const std::vector<float>& gaussian, Index height, Index width, float* 
     }
 }
 
-// What is upsampled for one image: weighted sums of the maps that share a size, for upsampling is linear; a product
-// upsamples each map alone.
-std::vector<Wide> widen(const std::vector<Layer>& layers, Index image, const Score& how) {
-    double total = 0;
-    for (const double weight : how.weights) total += weight;
-    std::vector<Wide> wide;
-    std::map<std::pair<Index, Index>, std::vector<float>> sums;
-    std::vector<float> map;
-    for (std::size_t i = 0; i < layers.size(); ++i) {
-        Layer layer = layers[i];
-        const Index pixels = layer.height * layer.width, start = image * layer.channels * pixels;
-        layer.teacher += start, layer.student += start;
-        map.resize(pixels);
-        cosine_map(layer, 1, how.eps, map.data());
-        if (how.combine == Combine::product) {
-            wide.emplace_back(map.data(), layer.height, layer.width, how.height, how.width);
-        } else {
-            auto& sum = sums[{layer.height, layer.width}];
-            sum.resize(pixels);
-            const double weight = how.combine == Combine::mean ? how.weights[i] / total : how.weights[i];
-            add_scaled(map.data(), static_cast<float>(weight), pixels, sum.data());
+// One thread's work on the scores of one image after the other.
+class Scorer {
+public:
+    // Layer i is upsampled by grid of[i]. Maps that share one are joined before, for upsampling is linear; where maps
+    // are multiplied, every layer has its own.
+    Scorer(const std::vector<Grid>& grids, std::vector<std::size_t> of, const Score& how)
+        : of_(std::move(of)), how_(how), total_(0), spare_(how.width), block_(kColumns) {
+        for (const Grid& grid : grids) wide_.emplace_back(grid);
+        for (const double weight : how.weights) total_ += weight;
+    }
+
+    // maps[i] [height, width] of layer i; pixel_scores may be null. Returns the image score.
+    float score(const std::vector<const float*>& maps, float* pixel_scores) {
+        join(maps);
+        TopK top(how_.k);
+        if (!how_.gaussian.empty()) {
+            if (pixel_scores == nullptr) own_.resize(how_.height * how_.width), pixel_scores = own_.data();
+            write_scores(pixel_scores);
+            blur(how_.gaussian, how_.height, how_.width, pixel_scores);
+            top.add(pixel_scores, how_.height * how_.width);
+            return top.mean();
+        }
+        if (pixel_scores != nullptr) write_scores(pixel_scores);
+        find_largest(pixel_scores, top);
+        return top.mean();
+    }
+
+private:
+    struct Piece {
+        float bound;
+        Index first, piece;  // row, and number in it
+        bool operator<(const Piece& other) const { return bound < other.bound; }
+    };
+
+    void join(const std::vector<const float*>& maps) {
+        for (std::size_t g = 0; g < wide_.size(); ++g) {
+            const Index pixels = wide_[g].grid->height * wide_[g].grid->width;
+            sum_.assign(pixels, 0.f);
+            const float* map = sum_.data();
+            for (std::size_t i = 0; i < maps.size(); ++i) {
+                if (of_[i] != g) continue;
+                const double weight = how_.combine == Combine::mean ? how_.weights[i] / total_ : how_.weights[i];
+                if (how_.combine == Combine::product)
+                    map = maps[i];
+                else
+                    add_scaled(maps[i], static_cast<float>(weight), pixels, sum_.data());
+            }
+            wide_[g].fill(map);
         }
     }
-    for (const auto& [size, sum] : sums)
-        wide.emplace_back(sum.data(), size.first, size.second, how.height, how.width);
-    return wide;
-}
 
-void write_row(const std::vector<Wide>& wide, const Score& how, Index y, float* row, float* spare) {
-    if (how.combine == Combine::product) {
-        std::fill_n(row, how.width, 1.f);
-        for (std::size_t i = 0; i < wide.size(); ++i) {
-            mix_rows(wide[i].top(y), wide[i].bottom(y), wide[i].down.between[y], how.width, spare);
-            multiply_power(spare, static_cast<float>(how.weights[i]), how.width, row);
+    // Scores of `count` columns from `first` on.
+    void write_row(Index y, Index first, Index count, float* row) {
+        if (how_.combine == Combine::product) std::fill_n(row, count, 1.f);
+        for (std::size_t g = 0; g < wide_.size(); ++g) {
+            const float *top = wide_[g].top(y) + first, *bottom = wide_[g].bottom(y) + first, between = wide_[g].between(y);
+            if (how_.combine == Combine::product) {
+                mix_rows(top, bottom, between, count, spare_.data());
+                multiply_power(spare_.data(), static_cast<float>(how_.weights[g]), count, row);
+            } else if (g == 0) {
+                mix_rows(top, bottom, between, count, row);
+            } else {
+                add_mixed_rows(top, bottom, between, count, row);
+            }
         }
-        return;
     }
-    mix_rows(wide[0].top(y), wide[0].bottom(y), wide[0].down.between[y], how.width, row);
-    for (std::size_t i = 1; i < wide.size(); ++i)
-        add_mixed_rows(wide[i].top(y), wide[i].bottom(y), wide[i].down.between[y], how.width, row);
-}
 
-float score_image(const std::vector<Layer>& layers, Index image, const Score& how, float* pixel_scores) {
-    const std::vector<Wide> wide = widen(layers, image, how);
-    const bool whole = pixel_scores != nullptr || !how.gaussian.empty();  // else a row at a time is enough
-    std::vector<float> spare(how.width), own(pixel_scores ? 0 : whole ? how.height * how.width : how.width);
-    float* map = pixel_scores ? pixel_scores : own.data();
-    TopK top(how.k);
-    for (Index y = 0; y < how.height; ++y) {
-        float* row = whole ? map + y * how.width : map;
-        write_row(wide, how, y, row, spare.data());
-        if (how.gaussian.empty()) top.add(row, how.width);
+    void write_scores(float* scores) {
+        for (Index y = 0; y < how_.height; ++y) write_row(y, 0, how_.width, scores + y * how_.width);
     }
-    if (!how.gaussian.empty()) {
-        blur(how.gaussian, how.height, how.width, map);
-        top.add(map, how.height * how.width);
+
+    // What no score of a piece exceeds: bilinear scores lie between the maps' pixels, but for rounding. Infinite if it
+    // isn't known.
+    float bound(Index first, Index last, Index piece) const {
+        constexpr float kMore = 1 + 1e-6f, kLeast = std::numeric_limits<float>::min();
+        float bound = how_.combine == Combine::product ? 1.f : 0.f;
+        for (std::size_t g = 0; g < wide_.size(); ++g) {
+            const float one = wide_[g].bound(first, last, piece) * kMore + kLeast;
+            if (how_.combine == Combine::product)
+                multiply_power(&one, static_cast<float>(how_.weights[g]), 1, &bound);
+            else
+                bound += one;
+            bound *= kMore;
+        }
+        return bound <= kLargest ? bound : std::numeric_limits<float>::infinity();
     }
-    return top.mean();
-}
+
+    // Pieces are looked at from the highest bound down, until none can hold a score that counts.
+    void find_largest(const float* scores, TopK& top) {
+        for (Wide& wide : wide_) wide.find_peaks();
+        pieces_.clear();
+        for (Index y = 0; y < how_.height; y += kRows)
+            for (Index piece = 0; piece < wide_[0].grid->pieces; ++piece)
+                pieces_.push_back({bound(y, std::min(y + kRows, how_.height) - 1, piece), y, piece});
+        std::make_heap(pieces_.begin(), pieces_.end());
+        for (; !pieces_.empty(); pieces_.pop_back()) {
+            std::pop_heap(pieces_.begin(), pieces_.end());
+            const Piece& next = pieces_.back();
+            if (next.bound <= std::min(top.bar(), kLargest)) break;
+            const Index left = next.piece * kColumns, count = std::min(kColumns, how_.width - left);
+            for (Index y = next.first; y < std::min(next.first + kRows, how_.height); ++y) {
+                if (scores == nullptr) write_row(y, left, count, block_.data());
+                top.add(scores == nullptr ? block_.data() : scores + y * how_.width + left, count);
+            }
+        }
+    }
+
+    std::vector<std::size_t> of_;
+    const Score& how_;
+    double total_;
+    std::vector<Wide> wide_;
+    std::vector<float> sum_, spare_, block_, own_;
+    std::vector<Piece> pieces_;
+};
 
 }  // namespace
 
 void upsample(const float* maps, Index batch, Index height, Index width, Index out_height, Index out_width,
               float* out) {
+    const Grid grid(height, width, out_height, out_width);
     parallel(batch, 2.0 * static_cast<double>(batch * out_height * out_width), [&](Index begin, Index end) {
+        Wide wide(grid);
         for (Index image = begin; image < end; ++image) {
-            const Wide wide(maps + image * height * width, height, width, out_height, out_width);
+            wide.fill(maps + image * height * width);
             for (Index y = 0; y < out_height; ++y)
-                mix_rows(wide.top(y), wide.bottom(y), wide.down.between[y], out_width,
+                mix_rows(wide.top(y), wide.bottom(y), wide.between(y), out_width,
                          out + (image * out_height + y) * out_width);
         }
     });
@@ -164,12 +285,28 @@ void upsample(const float* maps, Index batch, Index height, Index width, Index o
 
 void fused_score(const std::vector<Layer>& layers, Index batch, const Score& how, float* pixel_scores,
                  float* image_score) {
+    std::vector<std::vector<float>> maps;  // [batch, height, width] of each layer: small beside the features
+    std::vector<Grid> grids;
+    std::vector<std::size_t> of;
+    Index read = 0;
+    for (const Layer& layer : layers) read += 2 * batch * layer.channels * layer.height * layer.width;
+    for (const Layer& layer : layers) {
+        maps.emplace_back(batch * layer.height * layer.width);
+        cosine_map(layer, batch, how.eps, maps.back().data(), read);
+        std::size_t g = how.combine == Combine::product ? grids.size() : 0;
+        while (g < grids.size() && (grids[g].height != layer.height || grids[g].width != layer.width)) ++g;
+        if (g == grids.size()) grids.emplace_back(layer.height, layer.width, how.height, how.width);
+        of.push_back(g);
+    }
     const Index pixels = how.height * how.width;
-    double work = static_cast<double>(batch * pixels);
-    for (const Layer& layer : layers) work += 2.0 * static_cast<double>(batch * layer.channels * layer.height * layer.width);
-    parallel(batch, work, [&](Index begin, Index end) {
-        for (Index image = begin; image < end; ++image)
-            image_score[image] = score_image(layers, image, how, pixel_scores ? pixel_scores + image * pixels : nullptr);
+    parallel(batch, static_cast<double>(batch * pixels), [&](Index begin, Index end) {
+        Scorer scorer(grids, of, how);
+        std::vector<const float*> own(layers.size());
+        for (Index image = begin; image < end; ++image) {
+            for (std::size_t i = 0; i < layers.size(); ++i)
+                own[i] = maps[i].data() + image * layers[i].height * layers[i].width;
+            image_score[image] = scorer.score(own, pixel_scores ? pixel_scores + image * pixels : nullptr);
+        }
     });
 }
 

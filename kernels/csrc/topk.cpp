@@ -8,7 +8,7 @@
 namespace edge_ad {
 namespace {
 
-constexpr Index kBlock = 64;
+constexpr Index kBlock = 32;
 constexpr Index kSlack = 256;
 
 // Where the first block with a score above the bar or NaN starts, from `start` on; `count` or near it if there is none.

@@ -18,7 +18,7 @@ libraries="$($compiler -print-file-name=libasan.so) $($compiler -print-file-name
 # Python itself leaks at exit, so leaks are not looked for.
 ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 LD_PRELOAD=$libraries "$python" - "$build/_cpp$suffix" \
     -q -p no:cacheprovider -p no:faulthandler -k "not torch and not gradients" "$here/test_backends.py" \
-    "$here/test_extremes.py" <<'PYTHON'
+    "$here/test_extremes.py" "$here/test_fused_score.py" <<'PYTHON'
 import importlib.util
 import sys
 

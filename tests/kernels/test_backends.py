@@ -170,6 +170,16 @@ def test_find_defects_is_the_definition(height, width, threshold, min_area, seed
     assert kernels.find_defects(scores, threshold, min_area=min_area) == expected
 
 
+@pytest.mark.parametrize("shape", [(6, 97, 63, 65), (40, 210, 16, 16)])
+def test_a_batch_too_large_for_caches_is_its_images(shape):
+    pair = features(*shape)
+    for operation in (kernels.cosine_map, kernels.head_input):
+        together = operation(*pair)
+        for image in range(shape[0]):
+            alone = operation(*(x[image : image + 1] for x in pair))
+            np.testing.assert_array_equal(together[image : image + 1], alone)
+
+
 def _scores(threads=None):
     if threads:
         kernels.set_threads(threads)

@@ -1,0 +1,90 @@
+"""The C++ score leaves out pieces of the map that can't count: it must never leave out one that does."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_ad import kernels
+
+pytest.importorskip("edge_ad.kernels._cpp", reason="the C++ module was not built")
+KINDS = ["near", "far", "flat", "steps", "one peak", "rising", "zero", "nan", "inf"]
+
+
+def pair(rng, shape, kind):
+    """Teacher and student whose difference map has plateaus, ties, peaks or bad numbers."""
+    batch, _, h, w = shape
+    teacher = rng.standard_normal(shape).astype(np.float32)
+    if kind in ("near", "far"):
+        return teacher, (teacher + {"near": 1e-3, "far": 3}[kind] * rng.standard_normal(shape)).astype(np.float32)
+    student = teacher.copy()
+    if kind == "flat":  # 2 everywhere
+        student = -teacher
+    elif kind == "zero":
+        teacher[:] = student[:] = 0
+    elif kind == "steps":  # 0 or 2
+        student *= rng.choice([-1, 1], (batch, 1, h, w)).astype(np.float32)
+    elif kind == "rising":  # the largest scores come last
+        student = teacher + np.linspace(0, 3, h * w, dtype=np.float32).reshape(h, w)
+    else:
+        bad = {"one peak": -student, "nan": student * np.nan, "inf": student * np.inf}[kind]
+        at = (rng.integers(batch), slice(None), rng.integers(h), rng.integers(w))
+        student[at] = bad[at]
+    return teacher, student
+
+
+side = st.integers(1, 20)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    grids=st.lists(st.tuples(st.integers(1, 9), side, side), min_size=1, max_size=3),
+    same=st.booleans(),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 200)),
+    k=st.one_of(st.just(1), st.integers(1, 300), st.just(10**6)),
+    kinds=st.lists(st.sampled_from(KINDS), min_size=3, max_size=3),
+    combine=st.sampled_from(["mean", "sum", "product"]),
+    weights=st.lists(st.sampled_from([1.0, 0.3, 0.0, 7.0]), min_size=3, max_size=3),
+    sigma=st.sampled_from([0.0, 0.0, 0.8]),
+    seed=st.integers(0, 10**6),
+)
+def test_top_k_is_that_of_the_whole_map(grids, same, size, k, kinds, combine, weights, sigma, seed):
+    rng = np.random.default_rng(seed)
+    if same:
+        grids = [(channels, *grids[0][1:]) for channels, _, _ in grids]
+    teacher, student = zip(*(pair(rng, (2, *g), kind) for g, kind in zip(grids, kinds, strict=False)), strict=True)
+    k, weights = min(k, size[0] * size[1]), weights[: len(grids)]
+    options = {"size": size, "k": k, "combine": combine, "sigma": min(sigma, max(size))}
+    options["weights"] = weights if sum(weights) > 0 else None
+    ours = kernels.fused_score(teacher, student, **options)
+    alone = kernels.fused_score(teacher, student, **options, return_pixel_scores=False)
+    np.testing.assert_array_equal(alone.image_score, ours.image_score)
+    largest = np.sort(ours.pixel_scores.astype(np.float64).reshape(2, -1), axis=1)[:, -k:]  # NaN sorts last
+    np.testing.assert_allclose(ours.image_score, largest.mean(axis=1), rtol=2e-7, atol=1e-44)
+    if combine == "product":
+        return  # roots of what should be 0 differ by more than rounding; test_backends has ordinary products
+    with np.errstate(invalid="ignore"):
+        exact = kernels.fused_score([t.astype("f8") for t in teacher], [s.astype("f8") for s in student], **options)
+    for one, right in zip(ours, exact, strict=True):
+        np.testing.assert_allclose(one, right, rtol=2e-5, atol=3e-6 * (1 + sum(weights)))
+
+
+@pytest.mark.parametrize("combine", ["sum", "product"])
+@pytest.mark.parametrize("weight", [1e-40, 3e38])
+def test_scores_beyond_float32_are_those_of_the_map(combine, weight):
+    teacher = np.random.default_rng(0).standard_normal((1, 4, 6, 6)).astype(np.float32)
+    options = {"size": (64, 70), "k": 500, "combine": combine, "weights": [weight]}
+    ours = kernels.fused_score([teacher], [-teacher[:, ::-1]], **options)
+    alone = kernels.fused_score([teacher], [-teacher[:, ::-1]], **options, return_pixel_scores=False)
+    np.testing.assert_array_equal(alone.image_score, ours.image_score)
+    np.testing.assert_array_equal(np.isnan(ours.image_score), np.isnan(ours.pixel_scores).any(axis=(1, 2)))
+
+
+def test_a_bad_pixel_counts_wherever_it_lies():
+    for y, x in [(0, 0), (0, 15), (8, 3), (15, 0), (15, 15)]:
+        teacher, student = np.ones((2, 1, 3, 16, 16), np.float32)
+        student[0, 0, 4, 4] = -9  # a peak far off
+        student[0, 1, y, x] = np.nan
+        for size in [(256, 256), (16, 16), (17, 300)]:
+            score = kernels.fused_score([teacher], [student], size=size, k=1, return_pixel_scores=False)
+            assert np.isnan(score.image_score).all()
