@@ -99,6 +99,7 @@ def backends(case: Case, given: list[torch.Tensor], device: str) -> dict[str, Ca
         calls = {b: functools.partial(ours, case, arrays) for b in ("cpp", "numpy") if not available[b]}
         if case.operation == "find_defects":  # torch has nothing of the kind
             return calls | {"opencv": functools.partial(opencv_defects, arrays[0])}
+    torch.compiler.reset()  # after eight shapes of one function torch.compile would run it as it is, silently
     mode = "max-autotune-no-cudagraphs" if device == "cuda" else None
     compiled = torch.compile(eager, dynamic=False, mode=mode)
     return calls | {
