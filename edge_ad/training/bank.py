@@ -84,10 +84,13 @@ class TripletBank:
         mask = cv2.resize(triplet.mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
         return self._prepare(triplet.normal), self._prepare(triplet.defective), mask
 
-    def teach(self, images: Sequence[Array]) -> torch.Tensor:
+    def teach(self, images: Array | Sequence[Array]) -> torch.Tensor:
         """Teacher features [B, G, C, h, w] of images [3, H, W], on the training device."""
         with torch.no_grad():  # no inference mode: its tensors can't be kept for a student's gradient
-            return self.detector.teacher(torch.from_numpy(np.stack(images)).to(self.device))
+            return self.detector.teacher(self._tensor(images))
+
+    def _tensor(self, rows: Array | Sequence[Array]) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(rows)).to(self.device).float()
 
     def _prepare(self, frame: Array) -> Array:
         model = self.config.model
@@ -163,31 +166,30 @@ class CachedBank(TripletBank):
         """Tokens per image."""
         return int(np.prod(self.detector.teacher.grid))
 
-    def batch(self, indices: Sequence[int], defective: Sequence[bool]) -> Batch:
-        """Row i of the batch is triplet indices[i] where defective[i], else normal indices[i]."""
-        clean, corrupt, masks, recalled = [], [], [], []
+    def prepared(self, indices: Sequence[int], defective: Sequence[bool]) -> dict[str, Array]:
+        """Stored rows: row i of the batch is triplet indices[i] where defective[i], else normal indices[i]."""
+        rows: dict[str, list[Array]] = {"clean": [], "corrupt": [], "masks": []}
+        if self.recalls.arrays:
+            rows["recalled"] = []
         for index, bad in zip(indices, defective, strict=True):
             normal = index % self.normals.done
             store, row = (self.triplets, index) if bad else (self.normals, normal)
             own = bad and "clean" in self.triplets.arrays
-            clean.append(self.triplets.arrays["clean"][row] if own else self.normals.arrays["features"][normal])
-            corrupt.append(store.arrays["features"][row])
-            masks.append(store.arrays["masks"][row] if bad else np.zeros(self.mask_size, np.float16))
+            clean = self.triplets.arrays["clean"][row] if own else self.normals.arrays["features"][normal]
+            rows["clean"].append(clean)
+            rows["corrupt"].append(store.arrays["features"][row])
+            rows["masks"].append(store.arrays["masks"][row] if bad else np.zeros(self.mask_size, np.float16))
             if self.recalls.arrays:
                 recalls = self.triplets if bad else self.recalls
-                recalled.append(recalls.arrays["recalled"][row])
-        return Batch(
-            self._tensor(clean),
-            self._tensor(corrupt),
-            self._tensor(masks),
-            recalled=self._tensor(recalled) if recalled else None,
-        )
+                rows["recalled"].append(recalls.arrays["recalled"][row])
+        return {name: np.stack(arrays) for name, arrays in rows.items()}
+
+    def batch(self, prepared: dict[str, Array]) -> Batch:
+        """The batch on the training device."""
+        return Batch(**{name: self._tensor(array) for name, array in prepared.items()})
 
     def _stored(self, store: FeatureStore, rows: Sequence[int]) -> torch.Tensor:
         return self._tensor([store.arrays["features"][row] for row in rows])
-
-    def _tensor(self, rows: list[Array]) -> torch.Tensor:
-        return torch.from_numpy(np.stack(rows)).to(self.device).float()
 
     def _recall(self, features: torch.Tensor) -> Array:
         with torch.inference_mode():
@@ -197,8 +199,8 @@ class CachedBank(TripletBank):
 class OnlineBank(TripletBank):
     """New triplets in every step, and the teacher run on both images; for a student encoder of its own."""
 
-    def batch(self, indices: Sequence[int], defective: Sequence[bool]) -> Batch:
-        """As CachedBank.batch; the triplet of an index is made anew, with the index as its seed."""
+    def prepared(self, indices: Sequence[int], defective: Sequence[bool]) -> dict[str, Array]:
+        """Pictures of a batch; the triplet of an index is made anew, with the index as its seed."""
         normals, images, masks = [], [], []
         for index, bad in zip(indices, defective, strict=True):
             if bad:
@@ -209,7 +211,11 @@ class OnlineBank(TripletBank):
             normals.append(normal)
             images.append(image)
             masks.append(mask)
-        corrupt = self.teach(images)
-        clean = corrupt if not any(defective) else self.teach(normals)
-        batch = torch.from_numpy(np.stack(images)).to(self.device)
-        return Batch(clean, corrupt, torch.from_numpy(np.stack(masks)).to(self.device), images=batch)
+        made = {"images": np.stack(images), "masks": np.stack(masks)}
+        return {**made, "normals": np.stack(normals)} if any(defective) else made
+
+    def batch(self, prepared: dict[str, Array]) -> Batch:
+        """The batch on the training device, with the teacher's features."""
+        corrupt = self.teach(prepared["images"])
+        clean = self.teach(prepared["normals"]) if "normals" in prepared else corrupt
+        return Batch(clean, corrupt, self._tensor(prepared["masks"]), images=self._tensor(prepared["images"]))

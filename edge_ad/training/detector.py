@@ -24,6 +24,7 @@ from edge_ad.errors import ConfigError, DataError, EdgeAdError
 from edge_ad.model.detector import Detector
 from edge_ad.synthesis.shards import WrittenTriplets
 from edge_ad.training.acceleration import new_accelerator
+from edge_ad.training.ahead import Ahead, default_workers
 from edge_ad.training.bank import Batch, CachedBank, OnlineBank, TripletMaker
 from edge_ad.training.interrupt import interrupt_between_steps
 from edge_ad.training.logs import TrainingLog
@@ -91,6 +92,11 @@ class DetectorTrainer:
             self.fit, detector, config, triplets, reader or PhotoReader()
         )
         self.bank.device, self.bank.autocast = self.accelerator.device, self.accelerator.autocast
+        workers = settings.workers
+        if workers is None or cached:  # what is cached is only read
+            processes = self.accelerator.num_processes
+            workers = 0 if cached else default_workers(self.accelerator.device.type, processes)
+        self.ahead = Ahead(lambda draw: self.bank.prepared(*self._drawn(draw)), workers)
         kernels.set_threads(torch.get_num_threads())
         self.key = _run_key(config, normals, triplets)
         if self.accelerator.is_main_process:
@@ -225,7 +231,12 @@ class DetectorTrainer:
         return {name: float(self.accelerator.reduce(value, "mean")) for name, value in total.items()}
 
     def batch(self, draw: int) -> Batch:
-        """Batch number `draw` of this process: a slice of the whole batch, which the seed alone determines."""
+        """Batch number `draw` of this process; soonest in order, where workers have it ready."""
+        return self.bank.batch(self.ahead.get(draw))
+
+    def _drawn(self, draw: int) -> tuple[list[int], list[bool]]:
+        """What batch number `draw` of this process is made of, and which of it are triplets: a slice of the whole
+        batch, which the seed alone determines."""
         settings = self.config.training
         world, size = self.accelerator.num_processes, settings.batch_size
         rng = np.random.default_rng([settings.seed, 1, draw])
@@ -237,7 +248,7 @@ class DetectorTrainer:
         normals = rng.integers(0, len(self.bank.paths), whole)
         indices = np.where(defective, triplets, normals)
         mine = slice(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
-        return self.bank.batch(indices[mine].tolist(), defective[mine].tolist())
+        return indices[mine].tolist(), defective[mine].tolist()
 
     def _progress_of(self, step: int) -> float:
         """Share of the schedule that is over, 0..1: by steps or by time, whichever is further."""
@@ -344,7 +355,8 @@ def split_held_out(
 
 
 def _run_key(config: Config, normals: Sequence[Path], triplets: TripletMaker | WrittenTriplets) -> str:
-    """What a resumed run must share with the first: all settings but the time, the photos, written triplets."""
+    """What a resumed run must share with the first: settings (not the time or workers), photos, written triplets."""
+    config = config.override("training", workers=0)
     photos = [(str(path), path.stat().st_size) for path in normals]
     written = triplets.key if isinstance(triplets, WrittenTriplets) else ""
     text = json.dumps([config.to_dict(), photos, written], sort_keys=True)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,8 +18,11 @@ from edge_ad.model.weights import find_weights
 from edge_ad.synthesis.dataset import NormalFrames, write_triplets
 from edge_ad.synthesis.procedural import ProceduralDefects
 from edge_ad.synthesis.shards import WrittenTriplets
+from edge_ad.training.ahead import Ahead
 from edge_ad.training.detector import DetectorTrainer, split_held_out
 from edge_ad.training.job import train_detector, triplet_maker
+
+MANY_WORKERS = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more than a small machine's cores
 
 
 class Record:
@@ -302,3 +306,28 @@ def test_ctrl_c_in_the_middle_of_a_step_resumes_exactly(tiny_config, photos, tmp
     assert len(first.losses) == 2
     trainer(tiny_config, photos, tmp_path / "b", second, resume=True).run()
     assert first.losses + second.losses == pytest.approx(whole.losses, rel=1e-6)
+
+
+@MANY_WORKERS
+def test_workers_make_the_same_batches_and_their_errors_stay_whole(tiny_config, photos, tmp_path):
+    config = tiny_config.override("model", student="separate", decoder="transformer")
+    losses = []
+    for workers in (0, 2):
+        record = Record()
+        trainer(config.override("training", workers=workers), photos, tmp_path / str(workers), record).run()
+        losses.append(record.losses)
+    assert losses[0] == losses[1]
+
+
+@MANY_WORKERS
+def test_workers_go_on_from_where_they_are_asked_and_pass_errors_on():
+    def make(number):
+        if number == 7:
+            raise DataError("number 7 is broken", "take another")
+        return np.full(3, number)
+
+    ahead = Ahead(make, 2)
+    assert [int(ahead.get(number)[0]) for number in (3, 4, 5, 1, 2)] == [3, 4, 5, 1, 2]
+    with pytest.raises(DataError, match=r"^number 7 is broken$") as error:
+        ahead.get(7)
+    assert error.value.hint == "take another"
