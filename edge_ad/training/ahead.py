@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -53,7 +54,7 @@ class Ahead(Generic[T]):
                 collate_fn=_unchanged,
                 multiprocessing_context="fork",
                 generator=torch.Generator(),  # of its own, or the workers' seeds would shift the training's noise
-                worker_init_fn=_one_thread,
+                worker_init_fn=_set_up_worker,
             )
             with warnings.catch_warnings():
                 # Python 3.12 warns of fork in a process with threads; the workers use NumPy, OpenCV and our C++ on
@@ -82,7 +83,8 @@ def _unchanged(item: T) -> T:
     return item  # arrays stay arrays: tensors would need shared memory, which containers keep small
 
 
-def _one_thread(worker: int) -> None:
+def _set_up_worker(worker: int) -> None:
     del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's, which ends the workers after the step
     cv2.setNumThreads(1)
     kernels.set_threads(1)

@@ -196,6 +196,7 @@ class DetectorTrainer:
                     interrupt()
                 except KeyboardInterrupt:
                     self._save(step)
+                    log.warning("interrupted at step %d; the same command with --resume goes on from there", step)
                     raise
                 if time.monotonic() - saved > settings.checkpoint_seconds:
                     self._save(step)
