@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from types import TracebackType
 
@@ -11,11 +12,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 LINE_SECONDS = 15.0  # between two lines where stderr is no terminal
 
 
+def is_first_process() -> bool:
+    """Whether this process is the only one of a training, or the one of several that speaks and writes."""
+    return os.environ.get("RANK", "0") == "0"  # set by torchrun and `accelerate launch`
+
+
 class TerminalProgress:
     """A phase is a bar; its numbers (loss, images/s) stand behind it. Use it in a `with` statement."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, quiet=not is_first_process())
         self._bars = Progress(
             TextColumn("{task.description:<28}"),
             BarColumn(bar_width=24),

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from edge_ad.cli.progress import is_first_process
+
 if TYPE_CHECKING:
     from edge_ad.config import DiffusionConfig
     from edge_ad.data.loader import PhotoReader
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from edge_ad.synthesis.perlin import Floats
     from edge_ad.synthesis.quality import Features
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, quiet=not is_first_process())
 
 
 def command(

@@ -45,8 +45,13 @@ def command(
     Ends with an artifact that eval, calibrate, export and run take as it is: weights, an ONNX graph, and a first
     threshold from normals that training did not see.
     """
+    import logging
+
+    from edge_ad.cli.progress import is_first_process
     from edge_ad.config import Config
 
+    if not is_first_process():
+        logging.disable(logging.WARNING)  # of several processes, one is enough to say it
     settings = Config.from_toml(config) if config else Config.named(preset)
     settings = settings.override("training", steps=steps, seed=seed)
     if source is not None:
@@ -63,7 +68,8 @@ def command(
         triplets=triplets,
         resume=resume,
     )
-    typer.echo(str(artifact.path))
+    if is_first_process():
+        typer.echo(str(artifact.path))
 
 
 def train_artifact(
@@ -80,11 +86,12 @@ def train_artifact(
 ) -> Artifact:
     """Train, write weights and graph as one artifact, and set a first threshold from the held-out normals."""
     from edge_ad.artifact import Artifact
-    from edge_ad.cli.progress import TerminalProgress
+    from edge_ad.cli.progress import TerminalProgress, is_first_process
     from edge_ad.cli.synth import check_device
     from edge_ad.data.loader import PhotoReader
     from edge_ad.export.onnx_graph import export_onnx
     from edge_ad.synthesis.shards import WrittenTriplets
+    from edge_ad.training.acceleration import wait_for_all_processes
     from edge_ad.training.job import train_detector, work_folder
 
     check_output(out)
@@ -111,14 +118,16 @@ def train_artifact(
             resume=resume,
             reader=reader,
         )
-        progress.phase("writing the artifact", 1)
-        graph = export_onnx(trained.detector, classes=trained.manifest.classes, preset=settings.preset)
-        files = {"weights.safetensors": trained.weights(), "model.onnx": graph}
-        artifact = Artifact.create(out, trained.manifest, files)
-        progress.phase("first threshold", len(trained.held_out))
-        first_threshold(artifact, trained.held_out, reader, progress)
-        trained.clean_up()
-    return artifact
+        if is_first_process():
+            progress.phase("writing the artifact", 1)
+            graph = export_onnx(trained.detector, classes=trained.manifest.classes, preset=settings.preset)
+            files = {"weights.safetensors": trained.weights(), "model.onnx": graph}
+            artifact = Artifact.create(out, trained.manifest, files)
+            progress.phase("first threshold", len(trained.held_out))
+            first_threshold(artifact, trained.held_out, reader, progress)
+            trained.clean_up()
+    wait_for_all_processes()
+    return Artifact.open(out)
 
 
 def anomaly_images(

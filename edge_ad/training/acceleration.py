@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from accelerate import Accelerator
+import os
+
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 
 from edge_ad.errors import ConfigError
@@ -29,3 +31,9 @@ def new_accelerator(device: str, precision: str, gradient_accumulation: int = 1)
     if device == "cuda" and accelerator.device.type != "cuda":
         raise ConfigError("--device cuda, but torch sees no GPU", "use --device cpu, or check `edgead doctor`")
     return accelerator
+
+
+def wait_for_all_processes() -> None:
+    """Return when all processes of this training have come here; at once where there is only one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        PartialState().wait_for_everyone()

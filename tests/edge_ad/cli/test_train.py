@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import cv2
 import pytest
@@ -120,3 +123,22 @@ def test_wrong_wishes_are_errors_with_hints_and_leave_nothing(
     assert message in err
     assert "hint:" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "tiny.toml"]
+
+
+def test_of_two_processes_one_speaks_and_writes(tmp_path, write_photos):
+    write_photos(tmp_path / "photos", 8)
+    shrunk("edge").to_toml(tmp_path / "config.toml")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "edge_ad"]
+    options = ["--config", "config.toml", "--weights", "random", "--device", "cpu", "--out", "part"]
+    done = subprocess.run(
+        [*launch, "train", "photos", *options],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "part\n"
+    assert done.stderr.count("writing the artifact") == done.stderr.count("RANDOM weights") == 1
+    assert edge_ad.load(tmp_path / "part").predict(tmp_path / "photos" / "000.png").threshold is not None
