@@ -18,9 +18,9 @@ BINS = 2048
 
 
 class Ranges:
-    """What was seen of some tensors: their largest absolute values, histograms of |x|, and per-channel maxima.
+    """What was seen of some tensors: their largest absolute values, histograms of |x|, and channels.
 
-    channel_amax: over all but the last axis, for tensors of tokens [B, N, C].
+    channel_amax: the largest |x| over all but the last axis, for tensors of tokens [B, N, C].
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -28,6 +28,7 @@ class Ranges:
         self.images = 0
         self.channel_amax: dict[str, npt.NDArray[np.float64]] = {}
         self._histograms = {name: _Histogram() for name in names}
+        self._sums: dict[str, npt.NDArray[np.float64]] = {}
 
     def see(self, arrays: dict[str, Array]) -> None:
         """Add one batch of activations."""
@@ -37,6 +38,13 @@ class Ranges:
             if array.ndim > 1:
                 channels = size.reshape(-1, array.shape[-1]).max(0).astype(np.float64)
                 self.channel_amax[name] = np.maximum(channels, self.channel_amax.get(name, 0.0))
+                mean = array.reshape(-1, array.shape[-1]).mean(0, dtype=np.float64)
+                self._sums[name] = self._sums.get(name, 0.0) + mean * len(array)
+        self.images += len(next(iter(arrays.values())))
+
+    def channel_mean(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Mean x of each channel (last axis), for tensors of tokens [B, N, C]."""
+        return {name: total / self.images for name, total in self._sums.items()}
 
     def amax(self, method: Method = "percentile", percentile: float = 99.99) -> dict[str, float]:
         """The value that INT8's 127 stands for, per tensor.
@@ -69,7 +77,6 @@ def measure_ranges(model: bytes, names: Sequence[str], batches: Iterable[Array],
     ranges = Ranges(names)
     for images in batches:
         ranges.see(dict(zip(names, session.run(list(names), {"images": images}), strict=True)))
-        ranges.images += len(images)
     return ranges
 
 

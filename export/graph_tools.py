@@ -63,6 +63,7 @@ class Graph:
         tensor = numpy_helper.from_array(np.array(value, order="C"), name)
         self.graph.initializer.append(tensor)
         self.constants[name] = tensor
+        self._types[name] = (tensor.data_type, tuple(tensor.dims))
         return name
 
     def work(self, node: Node) -> int:
@@ -97,7 +98,18 @@ class Graph:
                 found.append(node)
         return found
 
-    def finished(self, nodes: Iterable[Node]) -> bytes:
+    def copy(self) -> Graph:
+        """The same graph again, to be changed; types and shapes are not inferred anew."""
+        new = object.__new__(Graph)
+        new.model = type(self.model)()
+        new.model.CopyFrom(self.model)
+        new.graph = new.model.graph
+        new.constants = {tensor.name: tensor for tensor in new.graph.initializer}
+        new.makers = {name: node for node in new.graph.node for name in node.output}
+        new._types = dict(self._types)
+        return new
+
+    def finished(self, nodes: Iterable[Node], check: bool = True) -> bytes:
         """The model with these nodes in place of its own, unused initialisers dropped, checked, as bytes."""
         kept = list(nodes)
         del self.graph.node[:]
@@ -107,7 +119,8 @@ class Graph:
         del self.graph.initializer[:]
         self.graph.initializer.extend(tensors)
         del self.graph.value_info[:]  # the types of old tensors
-        onnx.checker.check_model(self.model, full_check=True)
+        if check:
+            onnx.checker.check_model(self.model, full_check=True)
         return bytes(self.model.SerializeToString())
 
     def _lift_constants(self) -> None:
@@ -128,6 +141,11 @@ class Graph:
                 nodes.remove(node)
         del self.graph.node[:]
         self.graph.node.extend(nodes)
+
+
+def graph_of(model: bytes | Graph) -> Graph:
+    """A graph to be changed: of a model's bytes, or a copy."""
+    return model.copy() if isinstance(model, Graph) else Graph(model)
 
 
 def attribute(node: Node, name: str, default: Any) -> Any:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_ad.artifact import Artifact
-from edge_ad.calibrate.int8 import Method, Ranges, measure_ranges
+from edge_ad.calibrate.int8 import Method, measure_ranges
 from edge_ad.errors import ConfigError, DataError
 from edge_ad.export import gate
+from edge_ad.export.balance import balance, watched
+from edge_ad.export.compare import Remembering
 from edge_ad.export.graph_tools import Graph, with_metadata
-from edge_ad.export.quantize import balance, half_tensors, layers_of, overflowing, to_fp16
-from edge_ad.export.sensitivity import Quantized, layer_errors, search
+from edge_ad.export.quantize import half_tensors, layers_of, overflowing, to_fp16
+from edge_ad.export.sensitivity import Quantized, Trial, layer_errors, search
 from edge_ad.runtime.backends import GRAPHS, Array, Precision, Runner
 from edge_ad.runtime.backends_onnxruntime import OnnxRuntimeRunner
 
@@ -29,7 +31,7 @@ class ExportOptions:
 
     ranges: Method = "percentile"
     percentile: float = 99.99
-    smooth: float = 0.5
+    smooth: float = 0.75
     error_budget: float = 0.08
     skip: tuple[str, ...] = ()
     max_loss: float | None = None
@@ -62,16 +64,20 @@ def export_precision(
     seen, held = normals[:half], normals[half:]
     found: Quantized | None = None
     details: dict[str, Any] = {}
-    reference: Runner = OnnxRuntimeRunner(source, threads=options.threads)
+    reference: Runner
     if precision == "fp32":
-        graph, reference = source, _in_torch(artifact, options.threads)
+        reference = _in_torch(artifact, options.threads)
+    else:
+        reference = Remembering(OnnxRuntimeRunner(source, threads=options.threads), held)
+    if precision == "fp32":
+        graph = source
     elif precision == "fp16":
         say("measuring ranges")
         largest = measure_ranges(source, half_tensors(source), _batches(seen[:8]), options.threads or 0).largest()
         keep = overflowing(source, largest) | set(options.skip)
         graph, details = to_fp16(source, keep), {"kept_fp32": sorted(keep)}
     else:
-        found, details = _int8(source, seen, held, options, say)
+        found, details = _int8(source, reference, seen, held, options, say)
         graph = found.graph
     candidate = OnnxRuntimeRunner(graph, precision=precision, threads=options.threads)
     say("measuring what was lost")
@@ -79,11 +85,8 @@ def export_precision(
     if not report.passed and not options.accept_loss:
         hurting: Sequence[tuple[str, float]] = ()
         if found is not None:
-            hurting = found.layer_errors or layer_errors(
-                source, details["amax"], held[:2], options.threads, lambda name: say(f"measuring {name} alone")
-            )
+            hurting = found.layer_errors or layer_errors(found.trial, advance=lambda text: say(f"measuring {text}"))
         gate.refuse(report, hurting)
-    details.pop("amax", None)
     record = {**report.to_dict(), **details, "accepted_loss": options.accept_loss and not report.passed}
     artifact.add(GRAPHS[precision], with_metadata(graph, precision=precision))
     record["bytes"] = {name: artifact.manifest.files[name].bytes for name in (GRAPHS["fp32"], GRAPHS[precision])}
@@ -107,34 +110,40 @@ def _in_torch(artifact: Artifact, threads: int | None) -> Runner:
 
 
 def _int8(
-    source: bytes, seen: Sequence[Array], held: Sequence[Array], options: ExportOptions, say: Callable[[str], None]
+    source: bytes,
+    reference: Runner,
+    seen: Sequence[Array],
+    held: Sequence[Array],
+    options: ExportOptions,
+    say: Callable[[str], None],
 ) -> tuple[Quantized, dict[str, Any]]:
     unknown = set(options.skip) - {layer.name for layer in layers_of(Graph(source))}
     if unknown:
         raise ConfigError(f"no layer to quantise is called {', '.join(sorted(unknown))}", "see the export's report")
     say("measuring ranges")
-    ranges = _ranges(source, seen, options.threads)
     if options.smooth:
-        source = balance(source, ranges.channel_amax, options.smooth)
-        ranges = _ranges(source, seen, options.threads)
-    amax = ranges.amax(options.ranges, options.percentile)
+        # channels' largest values settle early: the histograms below take all photos
+        channels = measure_ranges(source, watched(source), _batches(seen[:8]), options.threads or 0)
+        source = balance(source, channels.channel_amax, channels.channel_mean(), options.smooth)
+    graph = Graph(source)
+    layers = layers_of(graph)
+    names = sorted({name for layer in layers for name in layer.activations})
+    ranges = measure_ranges(source, names, _batches(seen), options.threads or 0)
     say("quantising")
-    advance = lambda name: say(f"measuring {name} alone")  # noqa: E731
-    found = search(source, amax, held[:8], options.error_budget, options.skip, options.threads, advance)
+    trial = Trial(
+        graph, ranges.amax(options.ranges, options.percentile), ranges.channel_amax, held[:8],
+        [reference(image[None]).pixel_scores[0] for image in held[:8]], options.threads,
+    )  # fmt: skip
+    found = search(trial, options.error_budget, options.skip, lambda text: say(f"measuring {text}"))
     details = {
         "ranges": options.ranges,
         "smooth": options.smooth,
-        "layers": len(layers_of(Graph(source))),
+        "layers": len(layers),
         "left_in_float": list(found.skipped),
         "layer_errors": {name: round(error, 5) for name, error in found.layer_errors},
-        "amax": amax,
+        "search_error": round(found.error, 5),
     }
     return found, details
-
-
-def _ranges(source: bytes, images: Sequence[Array], threads: int | None) -> Ranges:
-    names = sorted({name for layer in layers_of(Graph(source)) for name in layer.activations})
-    return measure_ranges(source, names, _batches(images), threads or 0)
 
 
 def _batches(images: Sequence[Array]) -> list[Array]:

@@ -67,13 +67,18 @@ class PlainGelu(nn.Module):
 
 
 class LeanMemory(MemoryDecoder):
-    """The memory with the softmax's sharpness on the tokens, which are fewer than the similarities."""
+    """The memory with the softmax's sharpness on the tokens, which are fewer than the similarities.
+
+    Shares are divided by their token's largest before the product and the result multiplied by it: so every token
+    uses all of INT8's range, whether it resembles one prototype or a hundred.
+    """
 
     factor: float
 
     def recall(self, features: torch.Tensor) -> torch.Tensor:
-        similarity = (unit_tokens(features) * self.factor) @ self.prototypes.T
-        return torch.softmax(similarity, dim=-1) @ self.prototypes
+        shares = ((unit_tokens(features) * self.factor) @ self.prototypes.T).softmax(-1)
+        largest = shares.amax(-1, keepdim=True)
+        return (shares / largest) @ self.prototypes * largest
 
 
 def _simplify(block: Block) -> None:

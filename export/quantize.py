@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper
 
-from edge_ad.export.graph_tools import Graph, Node, attribute
+from edge_ad.export.graph_tools import Graph, Node, attribute, graph_of
 
 LARGEST_HALF = 65504.0
 LEAST_SCALE = 1e-6  # smaller ones vanish in FP16, and TensorRT takes no scale of 0
+OUTLIER, MOST_OUTLIERS = 2.0, 8  # channels that far beyond the range, and so few, are made up for in float
 # Nodes that stay in FP16 when everything they read is FP16 already.
 _FOLLOW = frozenset(
     """Add Clip Concat Div Erf Expand Flatten Gelu Identity Mul Relu Reshape
@@ -58,15 +59,23 @@ def layers_of(graph: Graph) -> list[Layer]:
     return layers
 
 
-def quantize_int8(model: bytes, ranges: Mapping[str, float], skip: Collection[str] = ()) -> bytes:
+def quantize_int8(
+    model: bytes | Graph,
+    ranges: Mapping[str, float],
+    skip: Collection[str] = (),
+    channel_amax: Mapping[str, npt.NDArray[np.float64]] | None = None,
+    check: bool = True,
+) -> bytes:
     """The graph with explicit Q/DQ around its heavy products.
 
     q = clip(round(x / scale), -128, 127) * scale, scale = amax / 127; symmetric, one scale a tensor for activations
     and one an output channel for weights, which are stored as int8. Biases stay in float: TensorRT takes no int32
     bias. Every layer has Q/DQ pairs of its own: ONNX Runtime fuses no pair that two layers read. ranges: amax per
-    activation, from edge_ad.calibrate.int8. skip: names of layers left in float.
+    activation, from edge_ad.calibrate.int8. skip: names of layers left in float. channel_amax: largest value per
+    channel of activations, from there too: what single channels lose beyond amax is then added in float. check:
+    whether to check the result, for graphs that are only tried out. A `Graph` given is left as it is.
     """
-    graph = Graph(model)
+    graph = graph_of(model)
     chosen = {layer.name: layer for layer in layers_of(graph) if layer.name not in skip}
     nodes: list[Node] = []
     for node in graph.graph.node:
@@ -77,7 +86,9 @@ def quantize_int8(model: bytes, ranges: Mapping[str, float], skip: Collection[st
             if layer.weight:
                 node.input[1] = _int8_weight(graph, nodes, layer)
         nodes.append(node)
-    return graph.finished(nodes)
+        if layer is not None and layer.weight and channel_amax is not None:
+            _add_what_was_clipped(graph, nodes, layer, ranges, channel_amax)
+    return graph.finished(nodes, check)
 
 
 def float_products(model: bytes) -> bytes:
@@ -96,40 +107,6 @@ def float_products(model: bytes) -> bytes:
                 node.input[i] = quantizer.input[0]
                 unused |= {pair.name, quantizer.name}
     return graph.finished([node for node in graph.graph.node if node.name not in unused])
-
-
-def balance(model: bytes, channel_amax: Mapping[str, npt.NDArray[np.float64]], strength: float = 0.5) -> bytes:
-    """Move the spread of activation channels into the weights (SmoothQuant, Xiao et al. 2023, equation 4).
-
-    s_j = max|x_j|^strength / max|w_j|^(1 - strength); LayerNormalization's scale and bias are divided by s and the
-    next layer's weight rows multiplied, so the graph computes the same. Done where a LayerNormalization feeds
-    nothing but linear layers.
-    """
-    graph = Graph(model)
-    readers = graph.readers()
-    by_norm: dict[str, list[Layer]] = {}
-    for layer in layers_of(graph):
-        if layer.weight:
-            by_norm.setdefault(layer.activations[0], []).append(layer)
-    for activation, layers in by_norm.items():
-        norm = graph.makers.get(activation)
-        if norm is None or norm.op_type != "LayerNormalization" or len(norm.input) < 3:
-            continue
-        if len(readers[activation]) != len(layers) or activation not in channel_amax:
-            continue
-        weights = [graph.value(layer.weight).astype(np.float64) for layer in layers]
-        if any(weight.ndim != 2 for weight in weights) or any(layer.axis != 1 for layer in layers):
-            continue
-        rows = np.maximum.reduce([np.abs(weight).max(1) for weight in weights])
-        shift = np.maximum(channel_amax[activation], 1e-5) ** strength / np.maximum(rows, 1e-5) ** (1 - strength)
-        shift /= np.exp(np.log(shift).mean())  # keep the tensors' overall size
-        for i in (1, 2):
-            norm.input[i] = graph.add_constant(f"{activation}.balanced{i}", _over(graph.value(norm.input[i]), shift))
-        for layer, weight in zip(layers, weights, strict=True):
-            reader = next(node for node in readers[activation] if node.name == layer.name)
-            scaled = (weight * shift[:, None]).astype(np.float32)
-            reader.input[1] = graph.add_constant(f"{layer.name}.balanced_weight", scaled)
-    return graph.finished(list(graph.graph.node))
 
 
 def to_fp16(model: bytes, keep: Collection[str] = ()) -> bytes:
@@ -238,6 +215,43 @@ def _through_int8(graph: Graph, nodes: list[Node], name: str, amax: float, prefi
     return out
 
 
+def _add_what_was_clipped(
+    graph: Graph,
+    nodes: list[Node],
+    layer: Layer,
+    ranges: Mapping[str, float],
+    channel_amax: Mapping[str, npt.NDArray[np.float64]],
+) -> None:
+    """y + (x_j - clip(x_j)) w_j for the few channels j that go far beyond the range.
+
+    ViTs keep some numbers in single huge activations (Sun et al. 2024): one channel of one token, 7 times as large
+    as all others. A range that holds it leaves the others no levels, one that doesn't clips what later layers need.
+    """
+    source, node = layer.activations[0], nodes[-1]
+    amax = ranges[source]
+    own = channel_amax.get(source)
+    if own is None or node.op_type != "MatMul" or len(graph.shape(layer.weight)) != 2:
+        return
+    beyond = np.flatnonzero(own > OUTLIER * amax)
+    if not 0 < len(beyond) <= MOST_OUTLIERS:
+        return
+    name, out = layer.name, node.output[0]
+    node.output[0] = f"{out}.clipped"
+    channels = graph.add_constant(f"{name}.channels", beyond.astype(np.int64))
+    rows = graph.add_constant(f"{name}.rows", graph.value(layer.weight)[beyond])
+    limits = [
+        graph.add_constant(f"{name}.{end}", np.float32(sign * amax)) for end, sign in (("low", -1), ("high", 1))
+    ]
+    taken, clipped, rest, more = (f"{name}.{part}" for part in ("taken", "clip", "rest", "more"))
+    nodes += [
+        helper.make_node("Gather", [source, channels], [taken], taken, axis=-1),
+        helper.make_node("Clip", [taken, *limits], [clipped], clipped),
+        helper.make_node("Sub", [taken, clipped], [rest], rest),
+        helper.make_node("MatMul", [rest, rows], [more], more),
+        helper.make_node("Add", [node.output[0], more], [out], f"{name}.unclipped"),
+    ]
+
+
 def _int8_weight(graph: Graph, nodes: list[Node], layer: Layer) -> str:
     value, name = graph.value(layer.weight), layer.name
     others = tuple(axis for axis in range(value.ndim) if axis != layer.axis)
@@ -252,7 +266,3 @@ def _int8_weight(graph: Graph, nodes: list[Node], layer: Layer) -> str:
     out = f"{name}.weight_dq"
     nodes.append(helper.make_node("DequantizeLinear", inputs, [out], f"{name}.weight_dequantize", axis=layer.axis))
     return out
-
-
-def _over(value: npt.NDArray[Any], divisor: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    return (value / divisor).astype(np.float32)

@@ -27,7 +27,7 @@ def command(
     data: Annotated[Path | None, typer.Option(help="Labelled photos: the gate then watches AUROC and AUPRO.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where openvino, triton-server and frames write to.")] = None,
     ranges: Annotated[str, typer.Option(help="INT8 ranges: percentile, minmax or entropy.")] = "percentile",
-    smooth: Annotated[float, typer.Option(help="Move channel spread into the weights, 0..1 (SmoothQuant).")] = 0.5,
+    smooth: Annotated[float, typer.Option(help="Move channel spread into the weights, 0..1 (SmoothQuant).")] = 0.75,
     skip: Annotated[list[str] | None, typer.Option(help="Layer to leave in float; may be repeated.")] = None,
     max_loss: Annotated[float | None, typer.Option(help="Points of 100 that each metric may lose.")] = None,
     accept_loss: Annotated[bool, typer.Option("--accept-loss", help="Store it although the gate refuses.")] = False,

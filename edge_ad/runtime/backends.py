@@ -19,7 +19,10 @@ Precision = Literal["fp32", "fp16", "int8"]
 
 GRAPHS: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 OUTPUTS = ("image_score", "pixel_scores", "anomaly_map", "head_logits")
-BACKENDS = ("tensorrt", "openvino", "onnxruntime", "onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-tensorrt")
+BACKENDS = (
+    "tensorrt", "openvino", "openvino-bf16", "onnxruntime", "onnxruntime-cpu", "onnxruntime-cuda",
+    "onnxruntime-tensorrt",
+)  # fmt: skip
 
 log = logging.getLogger(__name__)
 _said: set[str] = set()

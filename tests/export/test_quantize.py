@@ -4,14 +4,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from edge_ad.calibrate.int8 import Ranges, measure_ranges
 from edge_ad.errors import ArtifactError, DataError
-from edge_ad.export.compare import compare
+from edge_ad.export.balance import balance, watched
+from edge_ad.export.compare import Remembering, compare
 from edge_ad.export.graph_tools import Graph, raise_opset, with_metadata
 from edge_ad.export.quantize import (
-    balance,
     float_products,
     half_tensors,
     layers_of,
@@ -19,7 +19,7 @@ from edge_ad.export.quantize import (
     quantize_int8,
     to_fp16,
 )
-from edge_ad.export.sensitivity import layer_errors, search
+from edge_ad.export.sensitivity import Trial, layer_errors, search
 from edge_ad.runtime.backends_onnxruntime import OnnxRuntimeRunner
 
 
@@ -129,7 +129,8 @@ def test_skipped_layers_stay_in_float(model, images, ranges):
 
 
 def test_balanced_graph_computes_the_same(model, images, ranges):
-    balanced = balance(model, ranges.channel_amax)
+    seen = measure_ranges(model, watched(model), [images], threads=1)
+    balanced = balance(model, seen.channel_amax, seen.channel_mean(), 0.75)
     assert balanced != model
     result = compare(OnnxRuntimeRunner(model), OnnxRuntimeRunner(balanced), [images])
     assert result.errors["pixel_scores"][-1] < 2e-4
@@ -185,13 +186,127 @@ def test_search_leaves_out_the_layer_that_hurts(model, images, ranges):
     amax = ranges.amax("minmax")
     bad = layers_of(Graph(model))[4]
     amax[bad.activations[0]] *= 400  # as an outlier would: nearly everything rounds to 0
-    errors = layer_errors(model, amax, images[:2], threads=1)
+    reference = OnnxRuntimeRunner(model, threads=1)
+    few = list(images[:4])
+    trial = Trial(Graph(model), amax, None, few, [reference(image[None]).pixel_scores[0] for image in few], 1)
+    measured = []
+    errors = layer_errors(trial, advance=measured.append)
     assert errors[0][0] == bad.name
-    found = search(model, amax, images[:4], budget=0.15, threads=1)
+    found = search(trial, budget=0.15)
     assert bad.name in found.skipped
     assert len(found.skipped) <= 2
     assert found.error <= 0.15
-    assert search(model, ranges.amax(), images[:4], budget=0.5, threads=1).skipped == ()
+    assert search(trial._replace(amax=ranges.amax()), budget=0.5).skipped == ()
+    onnx.checker.check_model(onnx.load_model_from_string(found.graph), full_check=True)
+
+
+def test_groups_of_layers_that_do_not_matter_are_measured_once(model, images, ranges, monkeypatch):
+    monkeypatch.setattr("edge_ad.export.sensitivity.GROUP", 3)
+    amax = ranges.amax("minmax")
+    layers = layers_of(Graph(model))
+    amax[layers[4].activations[0]] *= 400
+    reference = OnnxRuntimeRunner(model, threads=1)
+    few = list(images[:2])
+    trial = Trial(Graph(model), amax, None, few, [reference(image[None]).pixel_scores[0] for image in few], 1)
+    measured = []
+    errors = layer_errors(trial, advance=measured.append)
+    assert errors[0][0] == layers[4].name
+    assert len(measured) < 3 + len(layers)  # three groups, and not every layer after them
+
+
+def test_a_remembering_runner_runs_each_image_once(model, images):
+    class Counting:
+        name, image_size, calls = "counting", (64, 64), 0
+
+        def __init__(self):
+            self.runner = OnnxRuntimeRunner(model, threads=1)
+
+        def __call__(self, images):
+            self.calls += 1
+            return self.runner(images)
+
+        def close(self):
+            self.runner.close()
+
+    counting = Counting()
+    known = [image.copy() for image in images[:3]]
+    runner = Remembering(counting, known)
+    first = [runner(image[None]).pixel_scores for image in known]
+    again = [runner(image[None]).pixel_scores for image in known]
+    assert counting.calls == 3
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(runner(images[3:5]).pixel_scores, counting.runner(images[3:5]).pixel_scores)
+    runner(images[3:4])
+    runner(images[3:4])
+    assert counting.calls == 3 + 1 + 2  # others are passed on
+
+
+def test_what_one_channel_loses_beyond_the_range_is_added_in_float():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1, 50, 32)).astype(np.float32)
+    x[0, 0, 5] = 40  # one channel of one token
+    weight = rng.normal(size=(32, 16)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Mul", ["images", "one"], ["x"], "x"),
+            helper.make_node("MatMul", ["x", "w"], ["y"], "layer"),
+        ],
+        "layer",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 50, 32])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 50, 16])],
+        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.float32(1), "one")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    ranges = measure_ranges(model.SerializeToString(), ["x"], [x], threads=1)
+    amax = {"x": 4.0}
+    exact = x.astype(np.float64) @ weight
+
+    def error(channel_amax):
+        data = quantize_int8(model.SerializeToString(), amax, (), channel_amax)
+        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        return np.abs(session.run(["y"], {"images": x})[0] - exact).max(), data
+
+    clipped, _ = error(None)
+    made_up_for, data = error(ranges.channel_amax)
+    assert clipped > 10
+    assert made_up_for < 0.3
+    assert [node.op_type for node in onnx.load_model_from_string(data).graph.node].count("Gather") == 1
+    many = {"x": np.full(32, 40.0)}  # then the range is wrong, and not a few channels
+    assert "Gather" not in [node.op_type for node in onnx.load_model_from_string(error(many)[1]).graph.node]
+
+
+def test_keys_lose_their_mean_and_scores_do_not_change():
+    rng = np.random.default_rng(1)
+    tensors = {
+        "wq": rng.normal(size=(8, 8)), "wk": rng.normal(size=(8, 8)), "bq": rng.normal(size=8),
+        "bk": 20 + rng.normal(size=8),
+    }  # fmt: skip
+    make = helper.make_node
+    nodes = [
+        make("Mul", ["images", "one"], ["x"], "x"),
+        make("MatMul", ["x", "wq"], ["q0"], "query"), make("Add", ["q0", "bq"], ["q"], "query_bias"),
+        make("MatMul", ["x", "wk"], ["k0"], "key"), make("Add", ["k0", "bk"], ["k"], "key_bias"),
+        make("Transpose", ["k"], ["kt"], "turn", perm=[0, 2, 1]), make("MatMul", ["q", "kt"], ["s"], "products"),
+        make("Mul", ["s", "half"], ["t"], "factor"), make("Softmax", ["t"], ["y"], "softmax", axis=-1),
+    ]  # fmt: skip
+    graph = helper.make_graph(
+        nodes, "attention",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 50, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 50, 50])],
+        [numpy_helper.from_array(np.float32(value), name)
+         for name, value in {**tensors, "one": 1.0, "half": 0.5}.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+    x = rng.normal(size=(1, 50, 8)).astype(np.float32)
+    assert "k" in watched(model)
+    seen = measure_ranges(model, watched(model), [x], threads=1)
+    balanced = balance(model, seen.channel_amax, seen.channel_mean(), 0.75)
+    before, after = (
+        onnxruntime.InferenceSession(own, providers=["CPUExecutionProvider"]).run(["y"], {"images": x})[0]
+        for own in (model, balanced)
+    )
+    np.testing.assert_allclose(after, before, atol=1e-4)
+    assert measure_ranges(balanced, ["k"], [x], threads=1).largest()["k"] < 0.7 * seen.largest()["k"]
 
 
 def test_ranges_by_hand():
@@ -202,7 +317,6 @@ def test_ranges_by_hand():
     drawn = rng.normal(size=(10, 1000, 4)).astype(np.float32)
     for part in drawn:  # grows as larger values come
         ranges.see({"x": part})
-        ranges.images += 1
     assert ranges.amax("minmax")["x"] == np.abs(drawn).max()
     exact = np.percentile(np.abs(drawn), 99)
     assert ranges.amax("percentile", 99)["x"] == pytest.approx(exact, rel=0.01)
