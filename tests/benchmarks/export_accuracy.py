@@ -3,6 +3,7 @@
     python tests/benchmarks/export_accuracy.py PART DATA --out tests/benchmarks/results/export_accuracy.csv
 
 PART is copied; graphs are written anew and judged as `edgead export` does. Ranges come from DATA's training photos.
+--keep FOLDER leaves the copy there, for `edgead bench model`.
 """
 
 from __future__ import annotations
@@ -37,22 +38,31 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--images", type=int, default=32, help="normals to measure on")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precisions", default=",".join(GRAPHS), help="separated by commas; fp32 is always written")
+    parser.add_argument("--backends", default="onnxruntime-cpu,openvino", help="separated by commas")
+    parser.add_argument("--keep", type=Path, help="where to leave the copy of PART")
     given = parser.parse_args()
+    precisions = [name for name in GRAPHS if name == "fp32" or name in given.precisions.split(",")]
+    backends = [
+        name for name in given.backends.split(",")
+        if not name.startswith("openvino") or importlib.util.find_spec("openvino")
+    ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        artifact = Artifact.open(shutil.copytree(given.part, Path(folder) / "part"))
+        artifact = Artifact.open(shutil.copytree(given.part, given.keep or Path(folder) / "part"))
         normals = prepared_normals(artifact, given.data / "train", given.images)
         measured = measured_on(artifact, given.data)
         left = {}
-        for precision in GRAPHS:
+        for precision in precisions:
             record = export_precision(artifact, precision, normals, options=ExportOptions(threads=given.threads))
             left[precision] = " ".join(record.get("left_in_float", ()))
             print(f"wrote {precision}", file=sys.stderr)
         held = [image[None] for image in normals[len(normals) // 2 :]]
         reference = open_runner(artifact, "onnxruntime-cpu", "fp32", given.threads)
         before = measured(reference)
-        backends = ["onnxruntime-cpu", *(["openvino"] if importlib.util.find_spec("openvino") else [])]
         for backend in backends:
             for precision, name in GRAPHS.items():
+                if precision not in given.precisions.split(","):
+                    continue
                 runner = open_runner(artifact, backend, precision, given.threads)
                 after = before if (backend, precision) == ("onnxruntime-cpu", "fp32") else measured(runner)
                 apart = compare(reference, runner, held)
