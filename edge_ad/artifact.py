@@ -19,6 +19,7 @@ from edge_ad.errors import ArtifactError, ConfigError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+PHOTOS = "training_photos.txt"  # one `photo_key` a line
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,10 @@ class Artifact:
         """The settings it was trained with."""
         return Config.from_dict(self.manifest.config)
 
+    def trained_on(self) -> frozenset[str] | None:
+        """`photo_key` of every photo it was trained on; None where the artifact keeps no record of them."""
+        return frozenset(self.file(PHOTOS).read_text().split()) if self.has(PHOTOS) else None
+
     def digest(self) -> str:
         """SHA-256 over the manifest's file list: one short name for exactly these weights and graphs."""
         listing = {name: record.sha256 for name, record in sorted(self.manifest.files.items())}
@@ -235,6 +240,11 @@ def hash_file(path: Path) -> tuple[str, int]:
             digest.update(chunk)
             size += len(chunk)
     return digest.hexdigest(), size
+
+
+def photo_key(path: Path) -> str:
+    """Tells a photo from others by its file's content: the first 16 hex digits of its SHA-256."""
+    return _digest(path)[0][:16]
 
 
 def _digest(path: Path) -> tuple[str, int]:

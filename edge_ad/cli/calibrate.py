@@ -30,6 +30,9 @@ def command(
     out: Annotated[
         Path | None, typer.Option(help="Write a calibrated copy here, for a second camera or line.")
     ] = None,
+    include_trained: Annotated[
+        bool, typer.Option("--include-trained", help="Also score photos that training saw. Voids the promise.")
+    ] = False,
     settings: Annotated[
         Path | None,
         typer.Option(help="Settings of `edgead run`: score whole parts as that line does, cut, tiled, by product."),
@@ -59,6 +62,9 @@ def command(
     console = Console(stderr=True, highlight=False)
     opened = Artifact.open(artifact)
     samples = scan(normals).normals
+    unseen = _unseen(console, opened, samples, normals, include_trained)
+    trained = len(samples) - len(unseen)
+    samples = samples if include_trained else unseen
     wish = Wish(false_alarms, confidence, tail_fit)
     if not tail_fit and conformal_rank(len(samples), false_alarms, confidence) is None:
         wish.threshold(np.zeros(len(samples)))  # refuse now, before minutes of scoring
@@ -85,6 +91,11 @@ def command(
         classes=[s.category for s in samples] if many and not place else None,
         tiles=place.frame.tiling() if place else (),
     )
+    record["trained_on"] = trained
+    if trained and include_trained:
+        record["promise"] = (
+            f"none, since {trained} of {len(samples)} photos were trained on (otherwise: {record['promise']})"
+        )
     before: dict[str, Any] | None = opened.manifest.calibration
     own = place.product if place and many and place.product != ALL else ""
     if out is not None:
@@ -98,6 +109,35 @@ def command(
         moved = shift(before["score_quantiles"], scores.image_scores)
         console.print(f"the median score moved by {moved:+.2f} interquartile ranges since the last calibration")
     typer.echo(json.dumps({**record, "sensitivity": [row._asdict() for row in rows]} if rows else record))
+
+
+def _unseen(console: Console, artifact: Any, samples: Any, folder: Path, include_trained: bool) -> Any:
+    """The samples that training didn't see, as far as the artifact knows; says how many others there are."""
+    from edge_ad.artifact import photo_key
+    from edge_ad.errors import DataError
+
+    known = artifact.trained_on()
+    if known is None:
+        console.print(
+            "[yellow]this artifact keeps no record of its training photos[/]: make sure that none of these is among "
+            "them, or the threshold will be too low"
+        )
+        return samples
+    unseen = tuple(sample for sample in samples if photo_key(sample.path) not in known)
+    trained = len(samples) - len(unseen)
+    if not trained:
+        return unseen
+    if not unseen and not include_trained:
+        raise DataError(
+            f"all {trained} photos in {folder} were trained on: parts to come score higher, and more would be "
+            "rejected than promised",
+            "take photos of good parts that training never saw, or keep the threshold that training left",
+        )
+    console.print(
+        f"[bold yellow]{trained} of {len(samples)} photos were trained on[/] and score lower than parts to come: "
+        + ("scored all the same, so nothing is promised" if include_trained else "they are left out")
+    )
+    return unseen
 
 
 def _station(path: Path | None, name: str) -> tuple[Any, Any]:

@@ -85,7 +85,7 @@ def train_artifact(
     resume: bool = False,
 ) -> Artifact:
     """Train, write weights and graph as one artifact, and set a first threshold from the held-out normals."""
-    from edge_ad.artifact import Artifact
+    from edge_ad.artifact import PHOTOS, Artifact
     from edge_ad.cli.progress import TerminalProgress, is_first_process
     from edge_ad.cli.synth import check_device
     from edge_ad.data.loader import PhotoReader
@@ -121,7 +121,7 @@ def train_artifact(
         if is_first_process():
             progress.phase("writing the artifact", 1)
             graph = export_onnx(trained.detector, classes=trained.manifest.classes, preset=settings.preset)
-            files = {"weights.safetensors": trained.weights(), "model.onnx": graph}
+            files = {"weights.safetensors": trained.weights(), "model.onnx": graph, PHOTOS: trained.photos}
             artifact = Artifact.create(out, trained.manifest, files)
             progress.phase("first threshold", len(trained.held_out))
             first_threshold(artifact, trained.held_out, reader, progress)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import save as to_safetensors
 
-from edge_ad.artifact import Manifest, Preprocessing
+from edge_ad.artifact import Manifest, Preprocessing, photo_key
 from edge_ad.config import Config
 from edge_ad.data.loader import PhotoReader, Usable
 from edge_ad.data.samples import Problem, Sample, scan
@@ -35,11 +35,13 @@ log = logging.getLogger("edge_ad.training")
 @dataclass(frozen=True)
 class TrainedDetector:
     """A trained detector and what its artifact's manifest says; held_out: the normals training didn't see.
-    clean_up removes caches and checkpoints once the artifact is on disk."""
+    photos: keys of those it saw, for the artifact's PHOTOS. clean_up removes caches and checkpoints once the
+    artifact is on disk."""
 
     detector: Detector
     manifest: Manifest
     held_out: list[Sample]
+    photos: bytes
     clean_up: Callable[[], None]
 
     def weights(self) -> bytes:
@@ -108,9 +110,12 @@ def train_detector(
         teacher=dataclasses.asdict(record),
         training={**dataclasses.asdict(result), "seed": config.training.seed, "skipped": len(skipped)},
     )
+    photos = {photo_key(path) for path in trainer.fit}
     held = set(trainer.held)
-    held_out = [sample for sample in samples if sample.path in held]
-    return TrainedDetector(detector.eval().cpu(), manifest, held_out, trainer.finish)
+    held_out = _unseen([sample for sample in samples if sample.path in held], photos)
+    return TrainedDetector(
+        detector.eval().cpu(), manifest, held_out, "\n".join(sorted(photos)).encode(), trainer.finish
+    )
 
 
 def usable_normals(folders: Sequence[Path], reader: PhotoReader) -> tuple[list[Usable], list[Problem]]:
@@ -136,6 +141,19 @@ def triplet_maker(config: Config, frames: NormalFrames, generated: AnomalyImages
         return make_triplet(frame, rng, sources, inside=inside, visible=config.synthesis.visible)
 
     return make
+
+
+def _unseen(held: list[Sample], photos: set[str]) -> list[Sample]:
+    """The held-out photos that are no copies of photos trained on; all of them where there are no others."""
+    unseen = [sample for sample in held if photo_key(sample.path) not in photos]
+    if len(unseen) < len(held):
+        log.warning(
+            "%d of %d held-out photos are copies of photos trained on: %s",
+            len(held) - len(unseen),
+            len(held),
+            "left out of the first threshold" if unseen else "the first threshold is worth nothing",
+        )
+    return unseen or held
 
 
 def median_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:

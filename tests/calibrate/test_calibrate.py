@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("edge_ad.data.samples")
 
 import edge_ad
-from edge_ad.artifact import Artifact
+from edge_ad.artifact import PHOTOS, Artifact, photo_key
 from edge_ad.calibrate.calibration import Scores, Wish, calibration_record, sensitivity, shift
 from edge_ad.cli import main
 from edge_ad.data.images import write_image
@@ -98,6 +98,47 @@ def test_confidence_and_sensitivity(small_artifact, photos, capsys):
     assert rates == [0.2, 0.1, 0.05]  # 40 photos promise no less
     assert all(row["missed"] <= row["missed_upper"] <= 1 for row in record["sensitivity"])
     assert "missed synthetic defects" in " ".join(err.split())
+
+
+def trained_on(artifact, paths):
+    artifact.add(PHOTOS, "\n".join(sorted(map(photo_key, paths))).encode())
+
+
+def test_photos_that_training_saw_are_left_out(small_artifact, photos, tmp_path, capsys):
+    seen = sorted(photos.glob("*.png"))[:15]
+    trained_on(small_artifact, seen)
+    seen[0].rename(photos / "renamed.png")  # it is the content that counts
+    assert run("calibrate", small_artifact.path, "--normals", photos, "--false-alarms", "0.05") == 0
+    out, err = capsys.readouterr()
+    assert "15 of 40 photos were trained on" in " ".join(err.split())
+    record = json.loads(out)
+    assert (record["normals"], record["trained_on"]) == (25, 15)
+    assert Artifact.open(small_artifact.path).manifest.calibration == record
+    few = ["calibrate", small_artifact.path, "--normals", photos, "--false-alarms", "0.03"]
+    assert run(*few) == 1  # 40 would do
+    assert "25 good parts can't promise" in capsys.readouterr().err
+    assert run(*few, "--include-trained") == 0
+    out, err = capsys.readouterr()
+    assert "nothing is promised" in " ".join(err.split())
+    record = json.loads(out)
+    assert record["normals"] == 40
+    assert record["promise"].startswith("none, since 15 of 40 photos were trained on")
+
+
+def test_only_photos_that_training_saw_are_refused(small_artifact, photos, capsys):
+    trained_on(small_artifact, photos.glob("*.png"))
+    assert run("calibrate", small_artifact.path, "--normals", photos, "--false-alarms", "0.1") == 1
+    err = " ".join(capsys.readouterr().err.split())
+    assert "all 40 photos" in err
+    assert "never saw" in err
+    assert Artifact.open(small_artifact.path).manifest.calibration is None
+
+
+def test_an_artifact_without_the_record_goes_on_with_a_note(small_artifact, photos, capsys):
+    assert run("calibrate", small_artifact.path, "--normals", photos, "--false-alarms", "0.1") == 0
+    out, err = capsys.readouterr()
+    assert "no record of its training photos" in " ".join(err.split())
+    assert json.loads(out)["normals"] == 40
 
 
 def test_tail_fit_is_marked(small_artifact, photos, tmp_path, capsys):

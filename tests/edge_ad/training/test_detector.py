@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from edge_ad.artifact import photo_key
 from edge_ad.config import Config
 from edge_ad.data.loader import PhotoReader
 from edge_ad.errors import ConfigError, DataError, EdgeAdError
@@ -20,7 +21,7 @@ from edge_ad.synthesis.procedural import ProceduralDefects
 from edge_ad.synthesis.shards import WrittenTriplets
 from edge_ad.training.ahead import Ahead
 from edge_ad.training.detector import DetectorTrainer, split_held_out
-from edge_ad.training.job import train_detector, triplet_maker
+from edge_ad.training.job import _unseen, train_detector, triplet_maker
 
 MANY_WORKERS = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more than a small machine's cores
 
@@ -171,12 +172,26 @@ def test_broken_photos_are_skipped_and_counted(tiny_config, write_photos, tmp_pa
         weights="random",
     )
     assert trained.manifest.training["skipped"] == 1
+    photos = {photo_key(path) for path in (tmp_path / "data" / "train" / "good").glob("0*.png")}
+    held = {photo_key(sample.path) for sample in trained.held_out}
+    assert set(trained.photos.decode().split()) == photos - held  # and the broken one is not among them
     assert trained.manifest.teacher["source"] == "random"
     assert "zz.png" in caplog.text
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "a.png").write_bytes(b"")
     with pytest.raises(DataError, match="no usable"):
         train_detector(tiny_config, [tmp_path / "empty"], tmp_path / "o", Record(), device="cpu", weights="random")
+
+
+def test_copies_of_trained_photos_do_not_set_the_first_threshold(write_photos, tmp_path, caplog):
+    paths = write_photos(tmp_path, 3)
+    paths[1].write_bytes(paths[0].read_bytes())
+    _, second, third = (Sample(path, "train", 0, "good", None, "part") for path in paths)
+    trained = {photo_key(paths[0])}
+    assert _unseen([second, third], trained) == [third]
+    assert "1 of 2 held-out photos are copies" in caplog.text
+    assert _unseen([second], trained) == [second]  # better than none, and said
+    assert "worth nothing" in caplog.text
 
 
 TWO = """
