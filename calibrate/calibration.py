@@ -42,12 +42,17 @@ class Wish:
 
 
 class Trade(NamedTuple):
-    """One row of the sensitivity view: what a false-alarm rate costs in missed defects (rates 0..1)."""
+    """One row of the sensitivity view: what a false-alarm rate costs in missed defects (rates 0..1).
+
+    missed_upper: Clopper-Pearson, 95 %. chosen: whether it is the calibration that was asked for.
+    """
 
     false_alarm_rate: float
     threshold: float
     missed: float
-    missed_upper: float  # Clopper-Pearson, 95 %
+    missed_upper: float
+    defects: int
+    chosen: bool
 
 
 def score_frames(
@@ -124,19 +129,22 @@ def with_product(before: dict[str, Any] | None, record: dict[str, Any], product:
     return base | {"per_class": base.get("per_class", {}) | {product: {name: record[name] for name in names}}}
 
 
-def sensitivity(
-    normals: Scores, defects: Scores, rates: Sequence[float] = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
-) -> list[Trade]:
-    """False alarms against missed defects, for every rate that so many good parts can promise."""
+RATES = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
+
+
+def sensitivity(normals: Scores, defects: Scores, wish: Wish) -> list[Trade]:
+    """False alarms against missed defects, for the wish and for every rate that so many good parts can promise."""
     rows = []
-    for rate in rates:
+    count = len(defects.image_scores)
+    for rate in sorted({*RATES, wish.false_alarm_rate}, reverse=True):
+        chosen = rate == wish.false_alarm_rate
         try:
-            threshold = conformal_threshold(normals.image_scores, rate).value
+            own = wish if chosen else Wish(rate)
+            threshold = own.threshold(normals.image_scores).value
         except DataError:
             continue
         missed = int((defects.image_scores <= threshold).sum())
-        count = len(defects.image_scores)
-        rows.append(Trade(rate, threshold, missed / count, clopper_pearson(missed, count)[1]))
+        rows.append(Trade(rate, threshold, missed / count, clopper_pearson(missed, count)[1], count, chosen))
     return rows
 
 

@@ -81,7 +81,7 @@ def command(
         task = progress.add_task(f"scoring with {runner.name}", total=len(samples))
         frames = (read_image(sample.path) for sample in samples)
         scores = score_frames(predictor, frames, advance=lambda: progress.advance(task))
-        rows = _trades(predictor, samples, scores) if sensitivity else []
+        rows = _trades(predictor, samples, scores, wish) if sensitivity else []
     many = len(opened.manifest.classes) > 1
     record = calibration_record(
         scores,
@@ -157,12 +157,13 @@ def _station(path: Path | None, name: str) -> tuple[Any, Any]:
     return settings, found[0]
 
 
-def _trades(predictor: Any, samples: Any, scores: Any) -> list[Any]:
+def _trades(predictor: Any, samples: Any, scores: Any, wish: Any) -> list[Any]:
     """Score one synthetic defect on every good part, and set false alarms against misses."""
     from edge_ad.calibrate.calibration import score_frames, sensitivity
     from edge_ad.calibrate.defects import defective_frames
 
-    return sensitivity(scores, score_frames(predictor, defective_frames([sample.path for sample in samples])))
+    defects = score_frames(predictor, defective_frames([sample.path for sample in samples]))
+    return sensitivity(scores, defects, wish)
 
 
 def _say(console: Console, record: dict[str, Any], scores: Any, paths: list[Path], rows: list[Any]) -> None:
@@ -174,11 +175,29 @@ def _say(console: Console, record: dict[str, Any], scores: Any, paths: list[Path
     console.print("it holds for independent good parts like these; look at the ones that set it:")
     for index in np.argsort(-scores)[:3]:
         console.print(f"  {scores[index]:.4g}  {paths[index]}", soft_wrap=True)
-    if not rows:
-        return
-    table = Table("false alarms", "threshold", "missed synthetic defects", "at most (95 %)")
+    if rows:
+        _show_trades(console, rows, len(scores))
+
+
+def _show_trades(console: Console, rows: list[Any], normals: int) -> None:
+    from edge_ad.calibrate.calibration import RATES
+    from edge_ad.calibrate.threshold import normals_needed
+
+    table = Table(
+        "good parts rejected", "threshold", "defects missed", "at worst",
+        title=f"{rows[0].defects} synthetic defects, one on each photo on which one could be drawn",
+    )  # fmt: skip
     for row in rows:
-        table.add_row(
-            f"{row.false_alarm_rate:g}", f"{row.threshold:.4g}", f"{row.missed:.1%}", f"{row.missed_upper:.1%}"
-        )
+        missed = f"{round(row.missed * row.defects)} of {row.defects}"
+        rejected = f"1 in {1 / row.false_alarm_rate:.3g}" + (" (set)" if row.chosen else "")
+        table.add_row(rejected, f"{row.threshold:.4g}", missed, f"{row.missed_upper:.0%}")
     console.print(table)
+    console.print(
+        "(set): the threshold written now. At worst: the share missed of defects drawn like these, with 95 % "
+        "confidence. Real ones may be harder or easier to see: choose between rows by it, promise no detection rate"
+    )
+    stricter = [rate for rate in RATES if normals_needed(rate) > normals]
+    if stricter:
+        console.print(
+            f"a row for 1 in {1 / stricter[0]:.3g} needs {normals_needed(stricter[0])} good parts, here are {normals}"
+        )

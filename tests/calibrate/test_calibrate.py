@@ -97,7 +97,11 @@ def test_confidence_and_sensitivity(small_artifact, photos, capsys):
     rates = [row["false_alarm_rate"] for row in record["sensitivity"]]
     assert rates == [0.2, 0.1, 0.05]  # 40 photos promise no less
     assert all(row["missed"] <= row["missed_upper"] <= 1 for row in record["sensitivity"])
-    assert "missed synthetic defects" in " ".join(err.split())
+    assert [row["chosen"] for row in record["sensitivity"]] == [False, True, False]
+    assert record["sensitivity"][1]["threshold"] == record["image_threshold"]  # of the confidence asked for
+    text = " ".join(err.split())
+    assert "1 in 10 (set)" in text
+    assert "1 in 50 needs 49 good parts" in text
 
 
 def trained_on(artifact, paths):
@@ -163,8 +167,10 @@ def test_classes_with_enough_parts_get_their_own_thresholds():
 def test_sensitivity_counts_misses():
     normals = Scores(np.arange(99.0), np.arange(99.0))
     defects = Scores(np.array([50.0, 97.0, 98.0, 200.0]), np.zeros(4))
-    rows = {row.false_alarm_rate: row for row in sensitivity(normals, defects)}
+    rows = {row.false_alarm_rate: row for row in sensitivity(normals, defects, Wish(0.03))}
     assert min(rows) == 0.01
+    assert [rate for rate, row in rows.items() if row.chosen] == [0.03]
+    assert rows[0.02].threshold > rows[0.03].threshold > rows[0.05].threshold
     assert rows[0.01].missed == 0.75
     assert rows[0.2].missed == 0.25
     assert rows[0.01].missed_upper == pytest.approx(0.987, abs=0.001)
