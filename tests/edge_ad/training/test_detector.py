@@ -13,6 +13,7 @@ import torch
 from edge_ad.artifact import photo_key
 from edge_ad.config import Config
 from edge_ad.data.loader import PhotoReader
+from edge_ad.data.samples import Sample
 from edge_ad.errors import ConfigError, DataError, EdgeAdError
 from edge_ad.model.detector import Detector
 from edge_ad.model.weights import find_weights
