@@ -159,7 +159,7 @@ class TrainingConfig:
     gradient_accumulation: int = 1
     # of student and head, and of teacher features that are computed once
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    workers: int | None = None  # processes that make new triplets ahead of the steps; None: 0 on a CPU, else up to 8
+    workers: int | None = None  # threads that make new triplets ahead of the steps; None: 0 on a CPU, else up to 8
     triplets: int = 320  # synthetic images whose teacher features are computed once; 0: new ones in each step
     held_out: float = 0.1  # share of the normals kept for the first threshold
     checkpoint_seconds: float = 45.0

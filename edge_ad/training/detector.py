@@ -109,7 +109,10 @@ class DetectorTrainer:
     def run(self) -> TrainingResult:
         """Train to the end of the schedule or of the time, then measure normal pixels on held-out normals."""
         self.prepare()
-        steps, losses, speed = self._optimise()
+        try:
+            steps, losses, speed = self._optimise()
+        finally:
+            self.ahead.close()
         self._measure_normals()
         return TrainingResult(steps, self.elapsed(), speed, losses, len(self.fit), len(self.held), self.triplets)
 

@@ -24,8 +24,6 @@ from edge_ad.training.ahead import Ahead
 from edge_ad.training.detector import DetectorTrainer, split_held_out
 from edge_ad.training.job import _unseen, train_detector, triplet_maker
 
-MANY_WORKERS = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more than a small machine's cores
-
 
 class Record:
     """Keeps the losses; may stop the run at a step, as Ctrl-C would."""
@@ -324,7 +322,6 @@ def test_ctrl_c_in_the_middle_of_a_step_resumes_exactly(tiny_config, photos, tmp
     assert first.losses + second.losses == pytest.approx(whole.losses, rel=1e-6)
 
 
-@MANY_WORKERS
 def test_workers_make_the_same_batches_and_their_errors_stay_whole(tiny_config, photos, tmp_path):
     config = tiny_config.override("model", student="separate", decoder="transformer")
     losses = []
@@ -335,7 +332,6 @@ def test_workers_make_the_same_batches_and_their_errors_stay_whole(tiny_config, 
     assert losses[0] == losses[1]
 
 
-@MANY_WORKERS
 def test_workers_go_on_from_where_they_are_asked_and_pass_errors_on():
     def make(number):
         if number == 7:
@@ -347,3 +343,4 @@ def test_workers_go_on_from_where_they_are_asked_and_pass_errors_on():
     with pytest.raises(DataError, match=r"^number 7 is broken$") as error:
         ahead.get(7)
     assert error.value.hint == "take another"
+    ahead.close()
