@@ -32,7 +32,17 @@ def test_runs_on_aarch64(tmp_path):
         pytest.skip("there is no aarch64-linux-gnu-g++ (Debian's g++-aarch64-linux-gnu)")
     sources = [str(path) for path in sorted(CSRC.glob("*.cpp")) if path.name != "module.cpp"]
     program = tmp_path / "probe"
-    flags = ["-std=c++17", "-O3", "-Wall", "-Wextra", "-Werror", "-static", "-pthread", "-fno-math-errno"]
+    flags = [
+        "-std=c++17",
+        "-O3",
+        "-fopenmp-simd",
+        "-fno-math-errno",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-static",
+        "-pthread",
+    ]
     subprocess.run([compiler, *flags, f"-I{CSRC}", *sources, str(HERE / "probe.cpp"), "-o", str(program)], check=True)
     emulator = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
     if emulator is None:
