@@ -24,6 +24,7 @@ else:
 
 T = TypeVar("T")
 
+DEVICES = ("auto", "cpu", "cuda")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -224,6 +225,12 @@ def _check(settings: Any, section: str, names: Iterable[str], low: float, high: 
             if not (low <= one <= high and math.isfinite(one)):
                 bounds = f"from {low:g} " + ("upwards" if high == math.inf else f"to {high:g}")
                 raise ConfigError(f"'{section}.{name}' = {value!r}", f"use what is finite and {bounds}")
+
+
+def check_device(name: str) -> None:
+    """ConfigError for a device that is none of `DEVICES`: cheap, so that it can be said before any work."""
+    if name not in DEVICES:
+        raise ConfigError(f"unknown device '{name}'", f"use one of: {', '.join(DEVICES)}")
 
 
 def read_toml(path: Path | str) -> dict[str, Any]:

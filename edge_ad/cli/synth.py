@@ -65,7 +65,7 @@ def command(
     `edgead train --triplets` takes the folder. The diffusion model is trained on the photos of good parts, resumes
     where it stopped, and is reused when done.
     """
-    from edge_ad.config import SynthesisConfig, read_section, to_plain
+    from edge_ad.config import SynthesisConfig, check_device, read_section, to_plain
     from edge_ad.data.loader import PhotoReader
     from edge_ad.data.samples import scan
     from edge_ad.errors import DataError
@@ -118,14 +118,6 @@ def command(
     by_source = ", ".join(f"{number} {name}" for name, number in manifest["by_source"].items())
     console.print(f"{count} triplets ({by_source}); look at {out / SHEET}")
     typer.echo(str(out / SHEET))
-
-
-def check_device(name: str) -> None:
-    """ConfigError for an unknown one: said at once, not when the teacher has seen every photo."""
-    from edge_ad.errors import ConfigError
-
-    if name not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"unknown device '{name}'", "use one of: auto, cpu, cuda")
 
 
 def _model_settings(

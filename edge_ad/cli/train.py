@@ -87,7 +87,7 @@ def train_artifact(
     """Train, write weights and graph as one artifact, and set a first threshold from the held-out normals."""
     from edge_ad.artifact import PHOTOS, Artifact
     from edge_ad.cli.progress import TerminalProgress, is_first_process
-    from edge_ad.cli.synth import check_device
+    from edge_ad.config import check_device
     from edge_ad.data.loader import PhotoReader
     from edge_ad.export.onnx_graph import export_onnx
     from edge_ad.synthesis.shards import WrittenTriplets

@@ -7,9 +7,8 @@ import os
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 
+from edge_ad.config import check_device
 from edge_ad.errors import ConfigError
-
-DEVICES = ("auto", "cpu", "cuda")
 
 
 def new_accelerator(device: str, precision: str, gradient_accumulation: int = 1) -> Accelerator:
@@ -18,8 +17,7 @@ def new_accelerator(device: str, precision: str, gradient_accumulation: int = 1)
     device: auto, cpu or cuda. precision: fp32 (or no), bf16 or fp16, of autocast. Processes that were launched
     together stay connected. Raises ConfigError for cuda without a GPU, and for another device.
     """
-    if device not in DEVICES:
-        raise ConfigError(f"unknown device '{device}'", f"use one of: {', '.join(DEVICES)}")
+    check_device(device)
     # Accelerate keeps one precision for the process and refuses another: a float32 diffusion model, then a bf16
     # detector. Its only way out is this method, which transformers calls too.
     AcceleratorState._reset_state()

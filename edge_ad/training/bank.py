@@ -86,8 +86,11 @@ class TripletBank:
 
     def teach(self, images: Array | Sequence[Array]) -> torch.Tensor:
         """Teacher features [B, G, C, h, w] of images [3, H, W], on the training device."""
+        return self._taught(self._tensor(images))
+
+    def _taught(self, images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():  # no inference mode: its tensors can't be kept for a student's gradient
-            return self.detector.teacher(self._tensor(images))
+            return self.detector.teacher(images)
 
     def _tensor(self, rows: Array | Sequence[Array]) -> torch.Tensor:
         return torch.from_numpy(np.asarray(rows)).to(self.device).float()
@@ -216,6 +219,7 @@ class OnlineBank(TripletBank):
 
     def batch(self, prepared: dict[str, Array]) -> Batch:
         """The batch on the training device, with the teacher's features."""
-        corrupt = self.teach(prepared["images"])
+        images = self._tensor(prepared["images"])
+        corrupt = self._taught(images)
         clean = self.teach(prepared["normals"]) if "normals" in prepared else corrupt
-        return Batch(clean, corrupt, self._tensor(prepared["masks"]), images=self._tensor(prepared["images"]))
+        return Batch(clean, corrupt, self._tensor(prepared["masks"]), images=images)

@@ -92,10 +92,9 @@ class DetectorTrainer:
             self.fit, detector, config, triplets, reader or PhotoReader()
         )
         self.bank.device, self.bank.autocast = self.accelerator.device, self.accelerator.autocast
-        workers = settings.workers
-        if workers is None or cached:  # what is cached is only read
-            processes = self.accelerator.num_processes
-            workers = 0 if cached else default_workers(self.accelerator.device.type, processes)
+        workers = 0 if cached else settings.workers  # what is cached is only read
+        if workers is None:
+            workers = default_workers(self.accelerator.device.type, self.accelerator.num_processes)
         self.ahead = Ahead(lambda draw: self.bank.prepared(*self._drawn(draw)), workers)
         kernels.set_threads(torch.get_num_threads())
         self.key = _run_key(config, normals, triplets)
