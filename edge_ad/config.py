@@ -45,7 +45,7 @@ class ModelConfig:
     student: Literal["shared", "separate"] = "shared"  # student encoder: the teacher's own pass, or a ViT of its own
     student_pretrained: bool = True  # separate only: start from the teacher's weights
     decoder: Literal["memory", "transformer", "none"] = "memory"
-    prototypes: int = 2048  # memory decoder: normal features that it attends to
+    prototypes: int = 2048  # memory decoder: normal features of each product that it attends to
     decoder_channels: int = 256  # memory decoder: width of its refinement
     decoder_depth: int = 2  # blocks after the memory, or of the transformer decoder
     bottleneck_dropout: float = 0.2  # noise on what the decoder reads

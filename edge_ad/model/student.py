@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,17 +20,18 @@ from edge_ad.model.teacher import Encoder
 class MemoryDecoder(nn.Module):
     """Normal features recalled by attention over prototypes, then refined by a small network.
 
-    Each token asks with its groups' unit features; keys and values are P prototypes of normal tokens, taken from
-    the training normals and not trained (with a high sharpness this is a soft nearest neighbour, which detects
-    defects before any training). The refinement reads the recalled features and a noisy view of the token, sees
-    its neighbourhood through depth-wise convolutions, and starts at zero.
+    Each token asks with its groups' unit features; keys and values are P prototypes of normal tokens, as many of each
+    product, taken from the training normals and not trained (with a high sharpness this is a soft nearest neighbour,
+    which detects defects before any training). The refinement reads the recalled features and a noisy view of the
+    token, sees its neighbourhood through depth-wise convolutions, and starts at zero.
     """
 
     def __init__(self, config: ModelConfig, channels: int) -> None:
         super().__init__()
         width = channels * config.groups
         self.groups, self.channels = config.groups, channels
-        self.register_buffer("prototypes", torch.zeros(config.prototypes, width))
+        self.per_product = config.prototypes
+        self.register_buffer("prototypes", torch.zeros(self.per_product, width))
         self.register_buffer("sharpness", torch.tensor(40.0))
         self.noise = nn.Dropout(config.bottleneck_dropout)
         inner = config.decoder_channels
@@ -58,22 +60,35 @@ class MemoryDecoder(nn.Module):
         return normal.transpose(1, 2).unflatten(1, (self.groups, self.channels)).unflatten(-1, (height, width))
 
     @torch.no_grad()
-    def memorise(self, tokens: torch.Tensor, generator: torch.Generator) -> None:
-        """Fill the prototypes from normal tokens [T, G*C]: a k-centre selection on a random half, the rest random.
+    def memorise(self, products: Sequence[torch.Tensor], generator: torch.Generator) -> None:
+        """Choose the prototypes, as many of each product, from its normal tokens [T, G*C].
 
-        Far-out but normal tokens would otherwise be missing, and dense regions would be thin with k-centre alone.
+        A product's share is its own: taken from all tokens at once, the product with the fewest photos, or the most
+        uniform one, would be left with almost none.
         """
-        count = len(self.prototypes)
-        order = torch.randperm(len(tokens), generator=generator)
-        if len(tokens) <= count:
-            repeated = order.repeat(count // max(1, len(tokens)) + 1)[:count]
-            self.prototypes.copy_(tokens[repeated])
-            return
-        pool = tokens[order[: 16 * count]]
-        chosen = k_centre(pool, count // 2)
-        rest = torch.ones(len(pool), dtype=torch.bool)
-        rest[chosen] = False
-        self.prototypes.copy_(torch.cat([pool[chosen], pool[rest][: count - len(chosen)]]))
+        self.prototypes = torch.cat([representatives(tokens, self.per_product, generator) for tokens in products])
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        found = state.get(prefix + "prototypes")  # how many products there were is known from the weights alone
+        if found is not None and found.ndim == 2 and found.shape[1] == self.prototypes.shape[1]:
+            self.prototypes = self.prototypes.new_zeros(found.shape)
+        super()._load_from_state_dict(state, prefix, *rest)
+
+
+def representatives(tokens: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
+    """`count` of the tokens [T, D] (repeated where there are fewer): a k-centre selection for one half, the other
+    random.
+
+    Far-out but normal tokens would otherwise be missing, and dense regions would be thin with k-centre alone.
+    """
+    order = torch.randperm(len(tokens), generator=generator)
+    if len(tokens) <= count:
+        return tokens[order.repeat(count // max(1, len(tokens)) + 1)[:count]]
+    pool = tokens[order[: 16 * count]]
+    chosen = k_centre(pool, count // 2)
+    rest = torch.ones(len(pool), dtype=torch.bool)
+    rest[chosen] = False
+    return torch.cat([pool[chosen], pool[rest][: count - len(chosen)]])
 
 
 def k_centre(points: torch.Tensor, count: int, projected: int = 64) -> torch.Tensor:

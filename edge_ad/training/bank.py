@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,18 +130,19 @@ class CachedBank(TripletBank):
 
         return self.normals.fill(compute, 4, stop)
 
-    def fill_memory(self, count: int) -> None:
-        """Choose the decoder's prototypes from the first `count` normals, and recall each normal from them."""
+    def fill_memory(self, category_of: Mapping[Path, str]) -> None:
+        """Choose the decoder's prototypes from each category's normals, and recall each normal from them."""
         decoder = self.detector.student.decoder
         if not isinstance(decoder, MemoryDecoder):
             return
         generator = torch.Generator().manual_seed(self.config.training.seed)
-        per_image = max(1, min(self.tokens, 16 * len(decoder.prototypes) // count + 1))
-        pool = []
-        for i in range(count):
+        photos = Counter(category_of[path] for path in self.paths)
+        pools: dict[str, list[torch.Tensor]] = {name: [] for name in sorted(photos)}
+        for i, path in enumerate(self.paths):
             tokens = unit_tokens(self._stored(self.normals, [i]))[0]
-            pool.append(tokens[torch.randperm(len(tokens), generator=generator)[:per_image]])
-        decoder.memorise(torch.cat(pool), generator)
+            some = 16 * decoder.per_product // photos[category_of[path]] + 1
+            pools[category_of[path]].append(tokens[torch.randperm(len(tokens), generator=generator)[:some]])
+        decoder.memorise([torch.cat(pool) for pool in pools.values()], generator)
         self.recalls.fill(lambda rows: {"recalled": self._recall(self._stored(self.normals, rows))}, 4, lambda: False)
 
     def fill_triplets(self, advance: Callable[[int], None], stop: Callable[[], bool]) -> int:
@@ -163,11 +165,6 @@ class CachedBank(TripletBank):
         """Teacher features as `teach` gives them, computed in the training's precision."""
         with self.autocast():
             return self.teach(images).float()
-
-    @property
-    def tokens(self) -> int:
-        """Tokens per image."""
-        return int(np.prod(self.detector.teacher.grid))
 
     def prepared(self, indices: Sequence[int], defective: Sequence[bool]) -> dict[str, Array]:
         """Stored rows: row i of the batch is triplet indices[i] where defective[i], else normal indices[i]."""

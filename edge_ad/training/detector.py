@@ -16,6 +16,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast
 
 from edge_ad import kernels
 from edge_ad.config import Config
@@ -86,6 +87,7 @@ class DetectorTrainer:
         settings = config.training
         self.accelerator = new_accelerator(device, settings.precision, settings.gradient_accumulation)
         self.limit = math.inf if max_minutes is None else max(10.0, 60 * max_minutes - FINISH_SECONDS)
+        self.category_of = dict(zip(normals, categories or [""] * len(normals), strict=True))
         self.fit, self.held = split_held_out(normals, settings.held_out, settings.seed, categories)
         cached = config.model.student == "shared" and settings.triplets > 0
         self.bank = (CachedBank if cached else OnlineBank)(
@@ -167,15 +169,15 @@ class DetectorTrainer:
             done = bank.fill_normals(self.progress.advance, lambda: self.elapsed() > 0.4 * self.limit)
             if done < len(self.fit):
                 log.warning("time allows %d of %d normals; give more minutes for the rest", done, len(self.fit))
-                bank.paths = bank.paths[:done]
-            bank.normals.done = done
-            bank.fill_memory(done)
+            bank.paths = bank.paths[:done]
+            bank.fill_memory(self.category_of)
             self.progress.phase("teacher on synthetic defects", wanted, bank.triplets.done)
             bank.fill_triplets(self.progress.advance, lambda: self.elapsed() > 0.65 * self.limit)
         self.accelerator.wait_for_everyone()
         if not self.accelerator.is_main_process:
             bank.open(self.folder / "cache", wanted, self.key)
-            bank.fill_memory(bank.normals.done)
+            bank.paths = bank.paths[: bank.normals.done]
+            bank.fill_memory(self.category_of)
         self.triplets = bank.triplets.done
         if model.head and not self.triplets:
             raise DataError("no time was left to make synthetic defects", "give more --max-minutes")
@@ -187,7 +189,7 @@ class DetectorTrainer:
         self.progress.phase("training", settings.steps, step)
         logs = self.folder / "logs" if self.accelerator.is_main_process else None
         with TrainingLog(logs, step) as log_numbers, interrupt_between_steps() as interrupt:
-            while step < settings.steps and self.elapsed() < self.limit:
+            while step < settings.steps and self._time_used() < 1:
                 losses = self.train_step(step)
                 step += 1
                 images += settings.batch_size * settings.gradient_accumulation * self.accelerator.num_processes
@@ -209,8 +211,9 @@ class DetectorTrainer:
     def train_step(self, step: int) -> dict[str, float]:
         """One step of the schedule, counted from 0; its losses. Raises EdgeAdError when the loss is no number."""
         settings = self.config.training
+        done = self._progress_of(step)
         for group in self.optimiser.param_groups:
-            group["lr"] = settings.learning_rate * self._rate(step)
+            group["lr"] = settings.learning_rate * self._rate(step, done)
         self.network.train()
         # noise depends on seed and step alone, so that a resumed run goes on as if nothing had happened
         torch.manual_seed(settings.seed * 1_000_003 + step)
@@ -219,7 +222,7 @@ class DetectorTrainer:
             batch = self.batch(step * settings.gradient_accumulation + part)
             with self.accelerator.accumulate(self.network), self.accelerator.autocast():
                 losses = self.network(batch, settings.focal_gamma)
-                loss = weighted_loss(losses, settings, self._progress_of(step))
+                loss = weighted_loss(losses, settings, done)
                 if not torch.isfinite(loss):
                     raise EdgeAdError(
                         f"the loss is {loss.item()} at step {step}",
@@ -255,13 +258,18 @@ class DetectorTrainer:
 
     def _progress_of(self, step: int) -> float:
         """Share of the schedule that is over, 0..1: by steps or by time, whichever is further."""
-        training = self.elapsed() / self.limit if math.isfinite(self.limit) else 0.0
-        return min(1.0, max(step / self.config.training.steps, training))
+        return min(1.0, max(step / self.config.training.steps, self._time_used()))
 
-    def _rate(self, step: int) -> float:
+    def _time_used(self) -> float:
+        """Share of the time that is over, by the main process's clock: all stop and slow down at the same step."""
+        used = self.elapsed() / self.limit
+        if self.accelerator.num_processes == 1 or math.isinf(self.limit):
+            return used
+        return float(broadcast(torch.tensor([used], device=self.accelerator.device)))
+
+    def _rate(self, step: int, done: float) -> float:
         settings = self.config.training
         warm = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
-        done = self._progress_of(step)
         if settings.schedule == "step":
             return warm * (0.1 if done >= 0.8 else 1.0)
         return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))

@@ -67,11 +67,26 @@ def test_an_untrained_memory_already_tells_strange_from_known(tiny_config, state
     detector.student.decoder.sharpness.fill_(1000.0)
     known = torch.randn(1, 3, *SIZE)
     tokens = unit_tokens(detector.teacher(known))[0]
-    detector.student.decoder.memorise(tokens, torch.Generator().manual_seed(0))
+    detector.student.decoder.memorise([tokens], torch.Generator().manual_seed(0))
     changed = known.clone()
     changed[..., 32:64, 32:64] += 3
     assert detector(known).anomaly_map.max() < 1e-3
     assert detector(changed).anomaly_map[0, 2:4, 2:4].min() > 10 * detector(known).anomaly_map.max()
+
+
+def test_each_product_has_its_share_of_the_memory_and_weights_say_how_many_there_are(tiny_config, state):
+    decoder = build(tiny_config.model, state).student.decoder
+    width = decoder.prototypes.shape[1]
+    many, few = torch.randn(5000, width), 9 + 0.01 * torch.randn(60, width)
+    decoder.memorise([many, few], torch.Generator().manual_seed(0))
+    count = tiny_config.model.prototypes
+    assert len(decoder.prototypes) == 2 * count
+    assert (decoder.prototypes.mean(1) > 5).sum() == count
+    fresh = build(tiny_config.model, state).student.decoder
+    fresh.load_state_dict(decoder.state_dict())
+    assert torch.equal(fresh.prototypes, decoder.prototypes)
+    with pytest.raises(RuntimeError, match="prototypes"):
+        fresh.load_state_dict({**decoder.state_dict(), "prototypes": torch.zeros(4, 3)})
 
 
 def test_k_centre_spreads_out():

@@ -202,29 +202,51 @@ from test_detector import Record, trainer
 from edge_ad.config import Config
 config = Config.from_toml({config!r}).override("training", batch_size=int(sys.argv[1]))
 record = Record()
-run = trainer(config, sorted(Path({photos!r}).iterdir()), Path(sys.argv[2]), record)
-run.run()
+photos = sorted(Path({photos!r}).iterdir())
+minutes = float(sys.argv[3]) if len(sys.argv) > 3 else None
+run = trainer(config, photos, Path(sys.argv[2]), record, max_minutes=minutes)
+if minutes:  # this process's clock: the main one's time is over after two steps, the other's never
+    run.elapsed = lambda: len(record.losses) * run.limit / 2 if run.accelerator.is_main_process else 0.0
+steps = run.run().steps
+if minutes:
+    print("steps", run.accelerator.process_index, steps, run.optimiser.param_groups[0]["lr"])
 if run.accelerator.is_main_process:
     print("losses", *record.losses)
 """
 
 
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+def two_processes_script(folder: Path, photos: list[Path]) -> Path:
+    text = TWO.format(tests=str(Path(__file__).parent), config=str(folder / "c.toml"), photos=str(photos[0].parent))
+    (folder / "two.py").write_text(text)
+    return folder / "two.py"
+
+
+def said(command: list, word: str) -> list[list[str]]:
+    """What the command prints after `word`, a list a line."""
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return [line.split()[1:] for line in done.stdout.splitlines() if line.startswith(word)]
+
+
 def test_two_processes_learn_what_one_learns_from_twice_the_batch(tiny_config, photos, tmp_path):
     config = tiny_config.override("model", bottleneck_dropout=0.0)
     config.to_toml(tmp_path / "c.toml")
-    script = tmp_path / "two.py"
-    tests, folder = str(Path(__file__).parent), str(photos[0].parent)
-    script.write_text(TWO.format(tests=tests, config=str(tmp_path / "c.toml"), photos=folder))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    runs = {"one": [sys.executable, script, "4", tmp_path / "one"], "two": [*launch, script, "2", tmp_path / "two"]}
-    losses = {}
-    for name, command in runs.items():
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=300)
-        assert done.returncode == 0, done.stderr
-        line = next(line for line in done.stdout.splitlines() if line.startswith("losses"))
-        losses[name] = [float(value) for value in line.split()[1:]]
+    script = two_processes_script(tmp_path, photos)
+    runs = {"one": [sys.executable, script, "4", tmp_path / "one"], "two": [*LAUNCH, script, "2", tmp_path / "two"]}
+    losses = {name: [float(value) for value in said(run, "losses")[0]] for name, run in runs.items()}
     assert len(losses["one"]) == 4
     assert losses["two"] == pytest.approx(losses["one"], rel=1e-4)
+
+
+def test_two_processes_stop_at_the_same_step_when_the_time_of_one_is_over(tiny_config, photos, tmp_path):
+    tiny_config.to_toml(tmp_path / "c.toml")
+    script = two_processes_script(tmp_path, photos)
+    first, second = sorted(said([*LAUNCH, script, "2", tmp_path / "run", "1"], "steps"))
+    assert first == ["0", "2", first[2]]
+    assert second == ["1", *first[1:]]
 
 
 @pytest.mark.parametrize("changes", [{}, {"student": "separate", "decoder": "transformer"}], ids=["edge", "paper"])
