@@ -158,7 +158,7 @@ class TrainingConfig:
     focal_gamma: float = 4.0
     gradient_clip: float = 1.0
     gradient_accumulation: int = 1
-    # of student and head, and of teacher features that are computed once
+    # of student, head and teacher while training; what is inspected afterwards is computed in float32
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     workers: int | None = None  # threads that make new triplets ahead of the steps; None: 0 on a CPU, else up to 8
     triplets: int = 320  # synthetic images whose teacher features are computed once; 0: new ones in each step

@@ -180,12 +180,11 @@ def generate_images(
 
     The photos are read at a size that depends on the model alone, so that one model serves every caller.
     """
-    import torch
-
+    from edge_ad.cli.progress import is_first_process
     from edge_ad.synthesis.dataset import NormalFrames
-    from edge_ad.synthesis.diffusion import drawer, is_trained, knows_photos, load_model, sampler_settings
-    from edge_ad.synthesis.generated import GeneratedImages, Index, fill_cache
-    from edge_ad.synthesis.quality import Memorised
+    from edge_ad.synthesis.diffusion import is_trained, knows_photos
+    from edge_ad.synthesis.generated import GeneratedImages
+    from edge_ad.training.acceleration import wait_for_all_processes
 
     frames = NormalFrames(photos, max(384, 2 * model.resolution), reader)
     step = model.steps
@@ -195,6 +194,19 @@ def generate_images(
             console.print("it was trained on other photos than these, and draws images of those", style="yellow")
     else:
         step = _train(frames, model, folder, seed, max_minutes, device)
+    note = {"step": step, **(_draw(frames, model, folder, seed, device) if is_first_process() else {})}
+    wait_for_all_processes()
+    return GeneratedImages(folder / "generated"), note
+
+
+def _draw(frames: NormalFrames, model: DiffusionConfig, folder: Path, seed: int, device: str) -> dict[str, Any]:
+    """Fill the cache of anomaly images; the model's hash, and how many images were rejected for which reason."""
+    import torch
+
+    from edge_ad.synthesis.diffusion import drawer, load_model, sampler_settings
+    from edge_ad.synthesis.generated import Index, fill_cache
+    from edge_ad.synthesis.quality import Memorised
+
     use = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     network, _, digest = load_model(folder, use)
     index = Index(digest, sampler_settings(model), seed)
@@ -214,8 +226,7 @@ def generate_images(
         )
     for reason, number in rejected.items():
         console.print(f"generated images rejected, {reason}: {number}")
-    note = {"sha256": digest, "step": step, "rejected": dict(rejected)}
-    return GeneratedImages(folder / "generated"), note
+    return {"sha256": digest, "rejected": dict(rejected)}
 
 
 def _train(

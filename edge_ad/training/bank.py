@@ -86,8 +86,13 @@ class TripletBank:
         return self._prepare(triplet.normal), self._prepare(triplet.defective), mask
 
     def teach(self, images: Array | Sequence[Array]) -> torch.Tensor:
-        """Teacher features [B, G, C, h, w] of images [3, H, W], on the training device."""
+        """Teacher features [B, G, C, h, w] of images [3, H, W], on the training device, as inspection has them."""
         return self._taught(self._tensor(images))
+
+    def _lesson(self, images: torch.Tensor) -> torch.Tensor:
+        """Teacher features, float32, of images [B, 3, H, W], computed in the training's precision."""
+        with self.autocast():
+            return self._taught(images).float()
 
     def _taught(self, images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():  # no inference mode: its tensors can't be kept for a student's gradient
@@ -124,7 +129,7 @@ class CachedBank(TripletBank):
         """Teacher features of the normals; return how many are done."""
 
         def compute(indices: list[int]) -> dict[str, Array]:
-            features = self._lessons([self.normal(i) for i in indices])
+            features = self._lesson(self._tensor([self.normal(i) for i in indices]))
             advance(len(indices))
             return {"features": features.half().cpu().numpy()}
 
@@ -150,21 +155,17 @@ class CachedBank(TripletBank):
 
         def compute(indices: list[int]) -> dict[str, Array]:
             made = [self.triplet(i) for i in indices]
-            features = self._lessons([defective for _, defective, _ in made])
+            features = self._lesson(self._tensor([defective for _, defective, _ in made]))
             rows = {"features": features.half().cpu().numpy(), "masks": np.stack([mask for *_, mask in made])}
             if "clean" in self.triplets.arrays:
-                rows["clean"] = self._lessons([normal for normal, *_ in made]).half().cpu().numpy()
+                clean = self._lesson(self._tensor([normal for normal, *_ in made]))
+                rows["clean"] = clean.half().cpu().numpy()
             if "recalled" in self.triplets.arrays:
                 rows["recalled"] = self._recall(features)
             advance(len(indices))
             return rows
 
         return self.triplets.fill(compute, 4, stop)
-
-    def _lessons(self, images: Sequence[Array]) -> torch.Tensor:
-        """Teacher features as `teach` gives them, computed in the training's precision."""
-        with self.autocast():
-            return self.teach(images).float()
 
     def prepared(self, indices: Sequence[int], defective: Sequence[bool]) -> dict[str, Array]:
         """Stored rows: row i of the batch is triplet indices[i] where defective[i], else normal indices[i]."""
@@ -217,6 +218,6 @@ class OnlineBank(TripletBank):
     def batch(self, prepared: dict[str, Array]) -> Batch:
         """The batch on the training device, with the teacher's features."""
         images = self._tensor(prepared["images"])
-        corrupt = self._taught(images)
-        clean = self.teach(prepared["normals"]) if "normals" in prepared else corrupt
+        corrupt = self._lesson(images)
+        clean = self._lesson(self._tensor(prepared["normals"])) if "normals" in prepared else corrupt
         return Batch(clean, corrupt, self._tensor(prepared["masks"]), images=images)

@@ -284,6 +284,19 @@ def test_precision_holds_for_the_teacher_features_that_are_computed_once(tiny_co
     assert likeness.min() > 0.999
 
 
+def test_precision_holds_for_the_teacher_that_is_asked_in_each_step(tiny_config, photos, tmp_path):
+    config = tiny_config.override("model", student="separate", decoder="transformer")
+    clean = {}
+    for precision in ("fp32", "bf16"):
+        run = trainer(config.override("training", precision=precision), photos, tmp_path / precision, Record())
+        run.prepare()
+        batch = run.batch(0)
+        assert batch.clean.dtype == batch.corrupt.dtype == torch.float32
+        clean[precision] = batch.clean
+    assert not torch.equal(clean["fp32"], clean["bf16"])
+    assert torch.nn.functional.cosine_similarity(clean["fp32"], clean["bf16"], dim=2).min() > 0.999
+
+
 def test_resuming_without_a_run_or_with_a_damaged_note_starts_over(tiny_config, photos, tmp_path, caplog):
     with pytest.raises(KeyboardInterrupt):
         trainer(tiny_config, photos, tmp_path / "a", Record(stop_at=2)).run()
