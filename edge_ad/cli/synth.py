@@ -70,7 +70,7 @@ def command(
     from edge_ad.data.samples import scan
     from edge_ad.errors import DataError
     from edge_ad.synthesis.dataset import SHEET, NormalFrames, open_folder, write_triplets
-    from edge_ad.synthesis.quality import Limits, QualityControl
+    from edge_ad.synthesis.quality import feature_fault
     from edge_ad.synthesis.sources import build_sources, parse_sources
 
     check_device(device)
@@ -97,7 +97,6 @@ def command(
             photos, reader, model, ddpm or out / "ddpm", seed, max_minutes, device
         )
     features = _teacher_features(weights, frames[0].shape) if min_feature_distance else None
-    quality = QualityControl(Limits(min_feature_distance=min_feature_distance), features)
     sources = build_sources(settings, frames, generated=generated, textures=textures)
     with _bar() as update:
         manifest = write_triplets(
@@ -106,7 +105,7 @@ def command(
             sources,
             count,
             seed=seed,
-            quality=quality,
+            fault=feature_fault(features, min_feature_distance) if features is not None else lambda triplet: None,
             foreground=foreground,
             visible=settings.visible,
             per_shard=per_shard,

@@ -14,10 +14,8 @@ from edge_ad.artifact import write_atomically
 from edge_ad.data.images import encode_image
 from edge_ad.data.loader import PhotoReader
 from edge_ad.errors import DataError
-from edge_ad.synthesis.defects import DefectSource, Frame, Triplet, make_triplet
+from edge_ad.synthesis.defects import DefectSource, Frame, Triplet, choose, make_triplet
 from edge_ad.synthesis.foreground import find_foreground
-from edge_ad.synthesis.perlin import Mask
-from edge_ad.synthesis.quality import QualityControl
 from edge_ad.synthesis.shards import ShardWriter, pictures
 from edge_ad.synthesis.sheet import triplet_sheet
 
@@ -43,34 +41,6 @@ class NormalFrames:
         return self._reader.read(self.paths[number], self._side)
 
 
-def draw_triplet(
-    frames: NormalFrames,
-    sources: Sequence[tuple[DefectSource, float]],
-    rng: np.random.Generator,
-    quality: QualityControl,
-    *,
-    foreground: bool,
-    visible: float,
-    drawn_again: Counter[str],
-) -> tuple[Triplet, int, str]:
-    """(triplet, index of its normal, name of its source) that passed the quality control.
-
-    Raises DataError when none passes in ATTEMPTS draws.
-    """
-    for _ in range(ATTEMPTS):
-        number = int(rng.integers(len(frames)))
-        source = _choose(sources, rng)
-        frame = frames[number]
-        inside: Mask | None = find_foreground(frame) if foreground else None
-        triplet = make_triplet(frame, rng, [(source, 1.0)], inside=inside, visible=visible, rejected=drawn_again)
-        if quality.accepts(triplet):
-            return triplet, number, source.name
-    raise DataError(
-        f"{ATTEMPTS} triplets in a row were rejected: {dict(quality.rejected)}",
-        "loosen the limits, or use another source of defects",
-    )
-
-
 def write_triplets(
     out: Path,
     frames: NormalFrames,
@@ -78,7 +48,7 @@ def write_triplets(
     count: int,
     *,
     seed: int = 0,
-    quality: QualityControl | None = None,
+    fault: Callable[[Triplet], str | None] = lambda triplet: None,
     foreground: bool = True,
     visible: float = 10.0,
     per_shard: int = 0,
@@ -92,22 +62,37 @@ def write_triplets(
     (seed, k) and the settings alone. The manifest is written last: until then it names no triplets.
 
     Args:
+        fault: says why a triplet is to be drawn again, or None; after ATTEMPTS in a row DataError is raised.
         per_shard: above 0, the pictures go into tar files of that many triplets instead (see `shards`).
         notes: added to the manifest, e.g. the settings.
         progress: called with (done, count).
     """
-    quality = quality or QualityControl()
     drawn_again: Counter[str] = Counter()
+    rejected: Counter[str] = Counter()
     records: list[dict[str, Any]] = []
     shown: list[tuple[Triplet, str]] = []
     open_folder(out)
     write_atomically(out / MANIFEST, json.dumps({"triplets": None}).encode())
     shards = ShardWriter(out, per_shard) if per_shard else None
-    for index in range(count):
-        rng = np.random.default_rng([seed, index])
-        triplet, number, source = draw_triplet(
-            frames, sources, rng, quality, foreground=foreground, visible=visible, drawn_again=drawn_again
+
+    def draw(rng: np.random.Generator) -> tuple[Triplet, int, str]:
+        for _ in range(ATTEMPTS):
+            number = int(rng.integers(len(frames)))
+            source = choose(sources, rng)
+            frame = frames[number]
+            inside = find_foreground(frame) if foreground else None
+            triplet = make_triplet(frame, rng, [(source, 1.0)], inside=inside, visible=visible, rejected=drawn_again)
+            reason = fault(triplet)
+            if reason is None:
+                return triplet, number, source.name
+            rejected[reason] += 1
+        raise DataError(
+            f"{ATTEMPTS} triplets in a row were rejected: {dict(rejected)}",
+            "loosen the limit, or use another source of defects",
         )
+
+    for index in range(count):
+        triplet, number, source = draw(np.random.default_rng([seed, index]))
         area = round(float(triplet.mask.mean()), 6)
         record = {"index": index, "seed": [seed, index], "source": source, "from": str(frames.paths[number].name)}
         record = {**record, "area": area}
@@ -124,7 +109,7 @@ def write_triplets(
         "count": count,
         "by_source": dict(Counter(record["source"] for record in records)),
         "drawn_again": dict(drawn_again),
-        "rejected": dict(quality.rejected),
+        "rejected": dict(rejected),
         **(notes or {}),
         "triplets": records,
     }
@@ -148,11 +133,6 @@ def open_folder(out: Path) -> None:
         ours = False
     if not ours:
         raise DataError(f"{out} holds something else than synthetic defects", "choose another --out folder")
-
-
-def _choose(sources: Sequence[tuple[DefectSource, float]], rng: np.random.Generator) -> DefectSource:
-    weights = np.array([weight for _, weight in sources], np.float64)
-    return sources[int(rng.choice(len(sources), p=weights / weights.sum()))][0]
 
 
 def _write(out: Path, index: int, triplet: Triplet, source: str) -> dict[str, str]:

@@ -16,6 +16,8 @@ from edge_ad.synthesis.perlin import Floats, Mask, perlin_mask
 Frame = NDArray[np.uint8]
 
 VISIBLE = 10  # grey levels out of 255 by which a pixel must change to count as changed
+MIN_AREA, MAX_AREA = 0.0002, 0.7  # of a mask, as fractions of the frame
+MIN_DIFFERENCE = 1.6  # mean change over the mask, as a multiple of `visible`: what hardly shows teaches noise
 TRIES = 6
 
 
@@ -107,9 +109,6 @@ def make_triplet(
     *,
     inside: Mask | None = None,
     visible: float = VISIBLE,
-    min_difference: float = 1.6,
-    min_area: float = 0.0002,
-    max_area: float = 0.7,
     rejected: Counter[str] | None = None,
 ) -> Triplet:
     """A triplet from one of the sources, drawn by weight; its mask is never empty.
@@ -122,8 +121,6 @@ def make_triplet(
         sources: (source, weight) pairs; weights need not sum to 1.
         inside: bool [H,W], the object; None where everything is object (textures).
         visible: grey levels by which a pixel must change to belong to the mask.
-        min_difference: mean change over the mask, as a multiple of `visible`; what hardly shows teaches noise.
-        min_area, max_area: bounds on the mask's area as fractions of the frame.
         rejected: counts, as "source: reason", of what was thrown away; None doesn't count.
 
     Raises:
@@ -135,22 +132,27 @@ def make_triplet(
         )
     if not sources or not any(weight > 0 for _, weight in sources):
         raise DataError("no source of defects with a weight above 0", "name one, e.g. --source procedural")
-    weights = np.array([weight for _, weight in sources], np.float64)
     if inside is not None and not inside.any():
         inside = None
     for _ in range(TRIES):
-        source = sources[int(rng.choice(len(sources), p=weights / weights.sum()))][0]
+        source = choose(sources, rng)
         defective, region = source(frame, inside, rng)
         mask = visible_mask(frame, defective, region, visible)
         area = float(np.count_nonzero(mask)) / mask.size
-        fault = "too small or invisible" if area < min_area else "too large" if area > max_area else ""
-        if not fault and _mean_change(frame, defective, mask) < min_difference * visible:
+        fault = "too small or invisible" if area < MIN_AREA else "too large" if area > MAX_AREA else ""
+        if not fault and _mean_change(frame, defective, mask) < MIN_DIFFERENCE * visible:
             fault = "too faint"
         if not fault:
             return Triplet(frame, _without_strays(frame, defective, mask, visible), mask)
         if rejected is not None:
             rejected[f"{source.name}: {fault}"] += 1
     return _plain_stain(frame, inside, rng)
+
+
+def choose(sources: Sequence[tuple[DefectSource, float]], rng: np.random.Generator) -> DefectSource:
+    """One of (source, weight) pairs, by weight."""
+    weights = np.array([weight for _, weight in sources], np.float64)
+    return sources[int(rng.choice(len(sources), p=weights / weights.sum()))][0]
 
 
 def _mean_change(frame: Frame, defective: Frame, mask: Mask) -> float:

@@ -1,10 +1,8 @@
-"""Quality control of triplets and generated images: what is rejected is counted, with the reason."""
+"""Quality control that a triplet's own drawing can't do: by the teacher's features, and against memorised photos."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -17,60 +15,9 @@ Features = Callable[[Frame], Floats]  # frame -> [C,h,w]
 THUMB = 32  # pixels a side at which images are compared
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a triplet must keep to."""
-
-    min_area: float = 0.0002  # fractions of the frame
-    max_area: float = 0.7
-    min_difference: float = 8.0  # grey levels, mean of the largest channel's change over the mask
-    min_feature_distance: float = 0.0  # 1 - cos, mean over the mask; only with a feature extractor
-
-
-class QualityControl:
-    """Accepts or rejects triplets, and counts.
-
-    Args:
-        limits: what to keep to.
-        features: e.g. the teacher's: frame -> [C,h,w]; None leaves the feature distance out.
-    """
-
-    def __init__(self, limits: Limits = Limits(), features: Features | None = None) -> None:
-        self.limits, self._features = limits, features
-        self.accepted = 0
-        self.rejected: Counter[str] = Counter()
-
-    def accepts(self, triplet: Triplet) -> bool:
-        """Whether the triplet may be used; counted either way."""
-        reason = self.fault(triplet)
-        if reason is None:
-            self.accepted += 1
-        else:
-            self.rejected[reason] += 1
-        return reason is None
-
-    def fault(self, triplet: Triplet) -> str | None:
-        """Why the triplet is to be rejected, or None."""
-        area = float(triplet.mask.mean())
-        if area < self.limits.min_area:
-            return "mask too small"
-        if area > self.limits.max_area:
-            return "mask too large"
-        if visible_difference(triplet) < self.limits.min_difference:
-            return "difference not visible"
-        if self._features is not None:
-            distance = feature_distance(self._features, triplet)
-            if distance < self.limits.min_feature_distance:
-                return "features hardly differ"
-        return None
-
-
-def visible_difference(triplet: Triplet) -> float:
-    """Mean over the mask of the largest channel's |A - I|, in grey levels; 0 for an empty mask."""
-    if not triplet.mask.any():
-        return 0.0
-    change = cv2.absdiff(triplet.normal, triplet.defective).max(axis=2)
-    return float(change[triplet.mask].mean())
+def feature_fault(features: Features, least: float) -> Callable[[Triplet], str | None]:
+    """Says why a triplet is to be rejected whose features of A and I differ by less than `least` (1 - cos)."""
+    return lambda triplet: "features hardly differ" if feature_distance(features, triplet) < least else None
 
 
 def feature_distance(features: Features, triplet: Triplet) -> float:

@@ -92,16 +92,28 @@ def test_triplets_are_seeded_visible_and_exact(source):
     assert disc.any()
 
 
-def test_invisible_defects_are_counted_and_replaced():
-    class Nothing:
-        name = "nothing"
+@pytest.mark.parametrize(
+    ("change", "side", "fault"),
+    [
+        (0, 20, "too small or invisible"),
+        (60, 1, "too small or invisible"),
+        (60, 90, "too large"),
+        (12, 20, "too faint"),
+    ],
+)
+def test_unusable_defects_are_counted_and_replaced(change, side, fault):
+    class Square:
+        name = "square"
 
         def __call__(self, frame, inside, rng):
-            return frame.copy(), None
+            changed = frame.copy()
+            changed[:side, : side * 4 // 3] += np.uint8(change)
+            return changed, None
 
     rejected = Counter()
-    triplet = make_triplet(texture(), np.random.default_rng(0), [(Nothing(), 1.0)], rejected=rejected)
-    assert rejected == {"nothing: too small or invisible": 6}
+    frame = np.full((96, 128, 3), 100, np.uint8)
+    triplet = make_triplet(frame, np.random.default_rng(0), [(Square(), 1.0)], rejected=rejected)
+    assert rejected == {f"square: {fault}": 6}
     assert triplet.mask.any()
     assert (triplet.normal != triplet.defective).any(axis=2)[triplet.mask].all()
 

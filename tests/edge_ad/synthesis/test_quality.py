@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from edge_ad.synthesis.defects import Triplet
-from edge_ad.synthesis.quality import Limits, Memorised, QualityControl, feature_distance, visible_difference
+from edge_ad.synthesis.quality import Memorised, feature_distance, feature_fault
 from edge_ad.synthesis.sheet import grid, triplet_sheet
 
 
@@ -12,17 +12,6 @@ def triplet(change=50, side=10):
     mask[5 : 5 + side, 8 : 8 + side] = True
     defective[mask] += np.array([0, change, 0], np.uint8)
     return Triplet(normal, defective, mask)
-
-
-def test_faults_are_found_and_counted():
-    control = QualityControl(Limits(min_area=0.001, max_area=0.2))
-    assert control.accepts(triplet())
-    assert not control.accepts(triplet(change=3))
-    assert not control.accepts(triplet(side=1))
-    assert not control.accepts(triplet(side=30))
-    assert control.accepted == 1
-    assert control.rejected == {"difference not visible": 1, "mask too small": 1, "mask too large": 1}
-    assert visible_difference(triplet(change=37)) == 37
 
 
 def test_features_must_differ_within_the_mask():
@@ -35,8 +24,8 @@ def test_features_must_differ_within_the_mask():
     shares = np.array([5 * 2, 5 * 8, 5 * 2, 5 * 8]) / 100
     by_hand = (shares * (1 - 1 / np.sqrt(1 + (100 * shares) ** 2))).sum() / shares.sum()
     assert feature_distance(features, triplet(change=100)) == pytest.approx(by_hand, rel=1e-5)
-    control = QualityControl(Limits(min_feature_distance=0.999), features)
-    assert control.fault(triplet(change=100)) == "features hardly differ"
+    assert feature_fault(features, 0.999)(triplet(change=100)) == "features hardly differ"
+    assert feature_fault(features, 0.5)(triplet(change=100)) is None
 
 
 def test_copies_of_training_images_are_found():

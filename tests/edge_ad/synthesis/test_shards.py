@@ -29,6 +29,13 @@ def write(out, **more):
     return write_triplets(out, Frames(out), [(ProceduralDefects(), 1.0)], 5, **more)
 
 
+def test_triplets_with_a_fault_are_drawn_again_and_counted(tmp_path):
+    faults = iter(["odd", "odd", *[None] * 5])
+    assert write(tmp_path / "some", fault=lambda triplet: next(faults))["rejected"] == {"odd": 2}
+    with pytest.raises(DataError, match="8 triplets in a row were rejected"):
+        write(tmp_path / "none", fault=lambda triplet: "odd")
+
+
 def test_shards_hold_the_same_triplets_as_files(tmp_path):
     write(tmp_path / "files")
     manifest = write(tmp_path / "shards", per_shard=2)
