@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 
@@ -28,6 +29,9 @@ def new_accelerator(device: str, precision: str, gradient_accumulation: int = 1)
     )
     if device == "cuda" and accelerator.device.type != "cuda":
         raise ConfigError("--device cuda, but torch sees no GPU", "use --device cpu, or check `edgead doctor`")
+    if accelerator.device.type == "cuda":
+        # products of float32 matrices in TF32, as convolutions are by default: several times faster from Ampere on
+        torch.set_float32_matmul_precision("high")
     return accelerator
 
 
