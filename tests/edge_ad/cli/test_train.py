@@ -125,9 +125,10 @@ def test_wrong_wishes_are_errors_with_hints_and_leave_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "tiny.toml"]
 
 
-def test_of_two_processes_one_speaks_and_writes(tmp_path, write_photos):
+@pytest.mark.parametrize("preset", ["edge", "paper"])
+def test_of_two_processes_one_speaks_and_writes(preset, tmp_path, write_photos):
     write_photos(tmp_path / "photos", 8)
-    shrunk("edge").to_toml(tmp_path / "config.toml")
+    shrunk(preset).to_toml(tmp_path / "config.toml")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "edge_ad"]
     options = ["--config", "config.toml", "--weights", "random", "--device", "cpu", "--out", "part"]
     done = subprocess.run(
@@ -137,8 +138,10 @@ def test_of_two_processes_one_speaks_and_writes(tmp_path, write_photos):
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "part\n"
+    assert done.stderr.count("diffusion model: step") == (preset == "paper")
     assert done.stderr.count("writing the artifact") == done.stderr.count("RANDOM weights") == 1
     assert edge_ad.load(tmp_path / "part").predict(tmp_path / "photos" / "000.png").threshold is not None
