@@ -35,8 +35,8 @@ from typing import Annotated, Any
 import cv2
 import numpy as np
 
+from edge_ad.artifact import write_atomically
 from edge_ad.errors import ConfigError, DataError
-from edge_ad.runtime.files import write_atomically
 
 SIDES = ("higher", "lower")
 ADVICE = {

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edge_ad.errors import EdgeAdError
 from edge_ad.runtime.drift import DriftConfig, DriftMonitor, DriftWarning, ImageStatistics
 from edge_ad.runtime.engine import Loaded
 from edge_ad.runtime.station import Station
@@ -65,7 +66,7 @@ class DriftWatch:
         for name, monitor in self.monitors.items():
             try:
                 monitor.save(self._file(name))
-            except OSError as error:
+            except EdgeAdError as error:
                 log.warning("drift on %s could not be saved: %s", name, error)
 
     def _begin(self, name: str) -> DriftMonitor:

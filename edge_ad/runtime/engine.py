@@ -6,7 +6,6 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +26,6 @@ class Loaded:
     def __init__(self, artifact: Artifact, runner: Runner) -> None:
         self.artifact, self.runner = artifact, runner
         self.digest = artifact.digest()[:16]
-        self.calibration: dict[str, Any] = artifact.manifest.calibration or {}
         self._how = artifact.manifest.preprocessing
         self._running = threading.Lock()  # held through an inference
         self._lock = threading.Lock()  # of the counter only: the next part is taken while the engine works

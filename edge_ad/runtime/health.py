@@ -6,14 +6,13 @@ is away makes the inspector not ready; it does not make it dead, since a restart
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler
+from typing import Any
 
-from edge_ad.runtime.http_server import HttpServer
+from edge_ad.runtime.http_server import HttpServer, JsonHandler
 
 
 @dataclass(frozen=True)
@@ -65,26 +64,17 @@ class HealthServer(HttpServer):
     def __init__(self, health: Health, host: str = "127.0.0.1", port: int = 8081) -> None:
         """port: 0 picks a free one; `port` then says which."""
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(JsonHandler):
             def do_GET(self) -> None:
-                status, body = answer(health, self.path)
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.send_header("Cache-Control", "no-store")
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                """Probes every few seconds are no news."""
+                self.answer(*answer(health, self.path))
 
         super().__init__(host, port, Handler, name="health endpoint", hint="choose another port under [health]")
 
 
-def answer(health: Health, path: str) -> tuple[int, bytes]:
-    """Status and JSON body for a probe: 200 or 503, with the problems; 404 for any other path."""
+def answer(health: Health, path: str) -> tuple[int, dict[str, Any]]:
+    """Status and body for a probe: 200 or 503, with the problems; 404 for any other path."""
     report = health.report()
     good = {"/healthz": report.live, "/readyz": report.ready}.get(path.split("?")[0])
     if good is None:
-        return 404, b'{"detail": "only /healthz and /readyz"}'
-    return (200 if good else 503), json.dumps({"ok": good, "problems": report.problems}).encode()
+        return 404, {"detail": "only /healthz and /readyz"}
+    return (200 if good else 503), {"ok": good, "problems": report.problems}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from edge_ad.errors import BackendError
 
@@ -17,6 +19,24 @@ class _Server(ThreadingHTTPServer):
     def handle_error(self, request: object, address: object) -> None:
         """A client that went away in the middle is no news; the standard server prints a traceback."""
         log.debug("request of %s", address, exc_info=True)
+
+
+class JsonHandler(BaseHTTPRequestHandler):
+    """Answers in JSON, and keeps its requests out of the log."""
+
+    def answer(self, status: int, data: dict[str, Any]) -> None:
+        """Send the whole answer."""
+        body = json.dumps(data).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *values: Any) -> None:
+        """Probes every few seconds are no news."""
+        log.debug(format, *values)
 
 
 class HttpServer:

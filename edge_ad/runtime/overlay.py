@@ -6,7 +6,7 @@ Pictures are frames, [H, W, 3] uint8 RGB. Nothing here draws into a picture it w
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edge_ad.runtime.verdict import Verdict
+from edge_ad.runtime.verdict import DefectBox, Verdict
 
 Frame = npt.NDArray[np.uint8]
 Box = tuple[int, int, int, int]  # x, y, width, height in pixels of the frame
@@ -112,34 +112,41 @@ def banner_height(frame: Frame) -> int:
 
 def annotate(
     frame: Frame,
-    decision: str,
-    *,
-    text: str = "",
+    verdict: Verdict,
     pixel_scores: npt.ArrayLike | None = None,
     scale: ScoreScale | None = None,
-    boxes: Sequence[Box] = (),
+    height: int | None = None,
 ) -> Frame:
-    """The frame with heat map, boxes and banner.
+    """The frame as the line shows it: heat, boxes, decision, score against threshold, part, time needed.
 
-    text: beside the decision. pixel_scores: [h, w] of any size, spread over the frame. scale: default: these
-    scores' own range, which makes pictures incomparable. boxes: in pixels of the frame.
+    pixel_scores: [h, w] of any size, spread over the frame. scale: default: these scores' own range, which makes
+    pictures incomparable. height: of the picture that comes out; default: the frame's.
     """
-    drawn = frame
+    factor = (height or frame.shape[0]) / frame.shape[0]
+    drawn = fitted(frame, (height or frame.shape[0], max(round(frame.shape[1] * factor), 1)))
     if pixel_scores is not None:
         drawn = blend_heat(drawn, pixel_scores, scale or score_scale(None, [pixel_scores]))
-    return draw_banner(draw_boxes(drawn, boxes), decision, text)
-
-
-def annotate_verdict(
-    frame: Frame, verdict: Verdict, pixel_scores: npt.ArrayLike | None = None, scale: ScoreScale | None = None
-) -> Frame:
-    """The frame as the line shows it: heat, boxes, decision, score against threshold, part, time needed."""
     words = [score_text(verdict.score, verdict.threshold), verdict.part]
     if "total" in verdict.latency_ms:
         words.append(f"{verdict.latency_ms['total']:.0f} ms")
-    boxes = [(box.x, box.y, box.width, box.height) for box in verdict.boxes]
-    text = "   ".join(word for word in words if word)
-    return annotate(frame, verdict.decision, text=text, pixel_scores=pixel_scores, scale=scale, boxes=boxes)
+    drawn = draw_boxes(drawn, scaled_boxes(verdict.boxes, factor))
+    return draw_banner(drawn, verdict.decision, "   ".join(word for word in words if word))
+
+
+def scaled_boxes(boxes: Iterable[DefectBox], factor: float) -> list[Box]:
+    """Boxes for a picture that was scaled by `factor`, each at least a pixel."""
+    return [
+        (round(b.x * factor), round(b.y * factor), max(round(b.width * factor), 1), max(round(b.height * factor), 1))
+        for b in boxes
+    ]
+
+
+def fitted(frame: Frame, size: tuple[int, int]) -> Frame:
+    """The frame at size (H, W)."""
+    if frame.shape[:2] == size:
+        return frame
+    method = cv2.INTER_AREA if size[0] < frame.shape[0] else cv2.INTER_LINEAR
+    return _pixels(cv2.resize(frame, size[::-1], interpolation=method))
 
 
 def score_text(score: float | None, threshold: float | None) -> str:

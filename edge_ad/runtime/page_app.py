@@ -107,13 +107,13 @@ def _reading(app: FastAPI, data: PageData, version: str) -> None:
     def healthz() -> Response:
         """Alive?"""
         status, body = answer(data.view.health, "/healthz")
-        return Response(body, status, media_type="application/json")
+        return JSONResponse(body, status)
 
     @app.get("/readyz", responses={503: {"description": "not inspecting"}})
     def readyz() -> Response:
         """Inspecting?"""
         status, body = answer(data.view.health, "/readyz")
-        return Response(body, status, media_type="application/json")
+        return JSONResponse(body, status)
 
     @app.get("/metrics", responses={200: {"content": {"text/plain": {}}}, 404: {"description": "not counted"}})
     def metrics() -> Response:

@@ -6,10 +6,10 @@ import threading
 import time
 from collections.abc import Callable
 
-import cv2
 import numpy as np
 
 from edge_ad.data.images import encode_image
+from edge_ad.runtime.overlay import Frame, ScoreScale, blend_heat, draw_boxes, fitted, scaled_boxes
 from edge_ad.runtime.page_data import Newest
 
 WIDEST = 1280  # pixels; a page needs no more, and encoding grows with the area
@@ -44,37 +44,21 @@ class LivePicture:
             return newest.sequence, data
 
 
-def shrink(frame: np.ndarray) -> np.ndarray:
+def shrink(frame: Frame) -> Frame:
     """The frame, at most WIDEST pixels wide."""
     height, width = frame.shape[:2]
-    if width <= WIDEST:
-        return frame
-    return cv2.resize(frame, (WIDEST, max(1, round(height * WIDEST / width))), interpolation=cv2.INTER_AREA)
+    return frame if width <= WIDEST else fitted(frame, (max(1, round(height * WIDEST / width)), WIDEST))
 
 
-def paint(newest: Newest) -> np.ndarray:
-    """[H, W, 3] uint8: the frame with a heat map over whatever is suspicious, and boxes round the defects.
+def paint(newest: Newest) -> Frame:
+    """The frame with a heat map over whatever is suspicious, and boxes round the defects.
 
     The map is transparent up to half of the pixel threshold and full at twice of it, so that a good part looks
     like itself.
     """
-    small = shrink(newest.frame)
-    height, width = small.shape[:2]
+    drawn = shrink(newest.frame)
     if newest.pixel_scores is not None:
-        scores = np.asarray(newest.pixel_scores, np.float32)
-        limit = newest.pixel_threshold or float(np.quantile(scores, 0.99)) or 1.0
-        level = np.clip((scores / limit - 0.5) / 1.5, 0.0, 1.0)
-        level = cv2.resize(level, (width, height), interpolation=cv2.INTER_LINEAR)
-        if level.any():
-            colours = cv2.applyColorMap((255 * level).astype(np.uint8), cv2.COLORMAP_INFERNO)[:, :, ::-1]
-            weight = (0.75 * np.sqrt(level))[:, :, None]
-            small = (small * (1 - weight) + colours * weight).astype(np.uint8)
-    scale = width / newest.frame.shape[1]
-    if newest.boxes:
-        small = np.ascontiguousarray(small).copy()
-        colour = COLOURS.get(newest.decision, (242, 246, 250))
-        for box in newest.boxes:
-            corner = (round((box.x - 2) * scale), round((box.y - 2) * scale))
-            opposite = (round((box.x + box.width + 2) * scale), round((box.y + box.height + 2) * scale))
-            cv2.rectangle(small, corner, opposite, colour, max(2, width // 320))
-    return small
+        limit = newest.pixel_threshold or float(np.quantile(newest.pixel_scores, 0.99)) or 1.0
+        drawn = blend_heat(drawn, newest.pixel_scores, ScoreScale(limit / 2, 2 * limit))
+    boxes = scaled_boxes(newest.boxes, drawn.shape[1] / newest.frame.shape[1])
+    return draw_boxes(drawn, boxes, COLOURS.get(newest.decision, (242, 246, 250)))

@@ -15,16 +15,15 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import threading
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 
+from edge_ad.artifact import write_atomically
+from edge_ad.data.images import encode_image, read_image
 from edge_ad.errors import DataError
-from edge_ad.runtime.files import write_atomically
 
 ID = re.compile(r"[0-9A-Za-z_-]{1,64}")  # names no folder but its own
 
@@ -63,7 +62,7 @@ class RecalibrationSet:
                     self._write_state()
                 return False
             path = self._path("good", "accepted", id)
-            write_atomically(path, _png(frame))
+            self._write(path, encode_image(frame))
             if place < len(self._kept):
                 self._kept[place].unlink(missing_ok=True)
                 self._kept[place] = path
@@ -88,16 +87,8 @@ class RecalibrationSet:
             if label is None or picture is None or sampled:
                 return
             target = self._path("good" if label == "good" else "bad", "labelled", id)
-            if picture.suffix.lower() == ".png":
-                target.parent.mkdir(parents=True, exist_ok=True)
-                temporary = target.with_suffix(".part")
-                shutil.copyfile(picture, temporary)
-                temporary.replace(target)
-            else:
-                pixels = cv2.imread(str(picture), cv2.IMREAD_COLOR)
-                if pixels is None:
-                    raise DataError(f"cannot read {picture}", "the picture was removed or is damaged")
-                write_atomically(target, _png(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)))
+            is_png = picture.suffix.lower() == ".png"
+            self._write(target, picture if is_png else encode_image(read_image(picture)))
 
     def counts(self) -> dict[str, int]:
         """Pictures in the set and parts that stood behind the sample."""
@@ -117,16 +108,13 @@ class RecalibrationSet:
         return self.folder / room / f"{how}-{id}.png"
 
     def _write_state(self) -> None:
-        write_atomically(self.folder / "set.json", json.dumps({"offered": self.offered, "size": self.size}).encode())
+        self._write(self.folder / "set.json", json.dumps({"offered": self.offered, "size": self.size}).encode())
+
+    def _write(self, path: Path, data: bytes | Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, data)
 
 
 def is_inspected(folder: Path) -> bool:
     """Whether the folder belongs to such a set: its pictures went through the line's straightening already."""
     return any((place / "set.json").is_file() for place in (folder, folder.parent))
-
-
-def _png(frame: np.ndarray) -> bytes:
-    good, data = cv2.imencode(".png", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    if not good:
-        raise DataError(f"cannot encode a picture of shape {frame.shape}", "give [H, W, 3] uint8")
-    return bytes(data)

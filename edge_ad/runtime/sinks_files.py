@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 from edge_ad.data.images import encode_image
 from edge_ad.errors import ConfigError
-from edge_ad.runtime.overlay import ScoreScale, annotate_verdict
+from edge_ad.runtime.overlay import ScoreScale, annotate
 from edge_ad.runtime.settings import ImagesSettings, VideoSettings
 from edge_ad.runtime.sinks import Delivery, Frame, PixelScores
 from edge_ad.runtime.verdict import Verdict
@@ -89,7 +88,7 @@ class ImageSink:
         _write_image(day / f"{verdict.id}.jpg", frame, 92)
         if self.settings.overlay:
             height = min(frame.shape[0], max(round(frame.shape[0] * (OVERLAY_PIXELS * 3 / frame.size) ** 0.5), 1))
-            overlay = _drawn(frame, verdict, pixel_scores, self.scale, height)
+            overlay = annotate(frame, verdict, pixel_scores, self.scale, height)
             _write_image(day / f"{verdict.id}.overlay.jpg", overlay, 85)
         if self.settings.scores and pixel_scores is not None:
             temporary = day / f".tmp-{verdict.id}.npy"
@@ -152,9 +151,9 @@ class VideoSink:
         """Add a picture; a verdict without one adds none."""
         if frame is None:
             return
-        picture = _drawn(frame, verdict, pixel_scores, self.scale, self.settings.height)
+        picture = annotate(frame, verdict, pixel_scores, self.scale, self.settings.height)
         if self._writer is None:
-            self._start(picture.shape[1] // 2 * 2, picture.shape[0] // 2 * 2)
+            self._start(max(picture.shape[1] // 2 * 2, 2), picture.shape[0] // 2 * 2)
         if (picture.shape[1], picture.shape[0]) != self._size:
             picture = _letterboxed(picture, self._size)
         self._writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
@@ -202,7 +201,7 @@ class PreviewSink:
         latest, self._latest = self._latest, None
         if latest:
             verdict, frame, scores = latest
-            picture = _drawn(frame, verdict, scores, self.scale, 720)
+            picture = annotate(frame, verdict, scores, self.scale, 720)
             cv2.imshow(self.title, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
         return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
 
@@ -213,26 +212,6 @@ def can_show_windows() -> bool:
         return False
     gui = [line for line in cv2.getBuildInformation().splitlines() if line.strip().startswith("GUI:")]
     return bool(gui) and "NONE" not in gui[0]
-
-
-def _drawn(
-    frame: Frame, verdict: Verdict, pixel_scores: PixelScores | None, scale: ScoreScale | None, height: int
-) -> Frame:
-    """The annotated picture, `height` pixels high; boxes are scaled with it."""
-    factor = height / frame.shape[0]
-    size = (max(round(frame.shape[1] * factor), 2), height)
-    small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
-    boxes = tuple(
-        dataclasses.replace(
-            box,
-            x=round(box.x * factor),
-            y=round(box.y * factor),
-            width=max(round(box.width * factor), 1),
-            height=max(round(box.height * factor), 1),
-        )
-        for box in verdict.boxes
-    )
-    return annotate_verdict(np.asarray(small), dataclasses.replace(verdict, boxes=boxes), pixel_scores, scale)
 
 
 def _letterboxed(picture: Frame, size: tuple[int, int]) -> Frame:

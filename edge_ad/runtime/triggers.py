@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import http.server
 import json
 import logging
 import threading
@@ -14,7 +13,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from edge_ad.errors import BackendError, ConfigError
-from edge_ad.runtime.http_server import HttpServer
+from edge_ad.runtime.http_server import HttpServer, JsonHandler
 from edge_ad.runtime.modbus_map import unit_argument
 from edge_ad.runtime.optional import need
 from edge_ad.runtime.settings import TriggerSettings
@@ -117,46 +116,35 @@ class HttpTrigger:
             self._server.close()
             self._server = None
 
-    def _handler(self) -> type[http.server.BaseHTTPRequestHandler]:
+    def _handler(self) -> type[JsonHandler]:
         token, signals = self.settings.token, self.signals
 
-        class Handler(http.server.BaseHTTPRequestHandler):
+        class Handler(JsonHandler):
             timeout = 5
 
             def do_POST(self) -> None:
                 try:
                     length = int(self.headers.get("Content-Length") or 0)
                 except ValueError:
-                    return self._answer(400, {"error": "Content-Length is no number"})
+                    return self.answer(400, {"error": "Content-Length is no number"})
                 if not 0 <= length <= 4096:
-                    return self._answer(413, {"error": "at most 4096 bytes"})
+                    return self.answer(413, {"error": "at most 4096 bytes"})
                 body = self.rfile.read(length)
                 given = self.headers.get("Authorization", "").removeprefix("Bearer ")
                 if token and not hmac.compare_digest(given.encode(), token.encode()):
-                    return self._answer(401, {"error": "wrong or missing token"})
+                    return self.answer(401, {"error": "wrong or missing token"})
                 if "Origin" in self.headers:  # a browser: a page somewhere must not be able to eject parts
-                    return self._answer(403, {"error": "not from a web page"})
+                    return self.answer(403, {"error": "not from a web page"})
                 if self.path != "/trigger":
-                    return self._answer(404, {"error": "POST /trigger"})
+                    return self.answer(404, {"error": "POST /trigger"})
                 try:
                     data = json.loads(body) if body.strip() else {}
                     part = data.get("part", "")
                     if not isinstance(part, (str, int)):
                         raise ValueError
                 except (ValueError, AttributeError, RecursionError):
-                    return self._answer(400, {"error": 'the body is {"part": "..."} or empty'})
-                return self._answer(202, {"part": signals.fire(str(part)[:200])})
-
-            def _answer(self, status: int, data: dict[str, str]) -> None:
-                text = json.dumps(data).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-
-            def log_message(self, format: str, *values: Any) -> None:
-                log.debug("trigger: %s", format % values)
+                    return self.answer(400, {"error": 'the body is {"part": "..."} or empty'})
+                return self.answer(202, {"part": signals.fire(str(part)[:200])})
 
         return Handler
 

@@ -76,7 +76,9 @@ def test_banner_has_the_decision_colour(frame, decision):
 def test_any_size(size):
     frame = np.full((*size, 3), 128, np.uint8)
     scores = np.zeros((16, 16), np.float32)
-    drawn = overlay.annotate(frame, "NG", text="0.5 > 0.4", pixel_scores=scores, boxes=[(0, 0, *size[::-1])])
+    box = DefectBox(0, 0, size[1], size[0], size[0] * size[1], 0.9)
+    verdict = Verdict("0", 0, 0, "cam", 7, "part-7", "NG", 0.5, 0.4, (box,))
+    drawn = overlay.annotate(frame, verdict, scores)
     assert drawn.shape == frame.shape
     assert drawn.dtype == np.uint8
     rows = [SheetRow(frame, scores, "OK", "a" * 300, "note", np.ones(size, bool))]
@@ -86,7 +88,7 @@ def test_any_size(size):
 def test_verdict_on_its_frame(frame):
     box = DefectBox(40, 50, 10, 20, 150, 0.9)
     verdict = Verdict("0", 0, 0, "cam", 7, "part-7", "NG", 0.512, 0.25, (box,), 150, "", {"total": 12.3})
-    drawn = overlay.annotate_verdict(frame, verdict)
+    drawn = overlay.annotate(frame, verdict)
     assert (drawn[0, 0] == overlay.COLOURS["NG"]).all()
     assert (drawn[49, 40:50] == overlay.COLOURS["NG"]).all()
     assert overlay.score_text(0.512, 0.25) == "0.512 > 0.25"
