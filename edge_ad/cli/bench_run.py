@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import datetime
 import json
@@ -18,6 +17,8 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from edge_ad.runtime.sources import Picture, Source
 
 console = Console(stderr=True, highlight=False)
 
@@ -70,7 +71,7 @@ def measure(
     from edge_ad.runtime.stats import memory_mb
 
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="edgead-bench-") as out, contextlib.ExitStack() as cleanup:
+    with tempfile.TemporaryDirectory(prefix="edgead-bench-") as out:
         address = source or str(_pictures(Path(out), size))
         keep: Any = "newest" if fps and not source else "auto"  # pictures at a steady rate are a camera's
         camera = SourceSettings(address=address, repeat=True, frozen_s=0, policy=keep)
@@ -81,7 +82,6 @@ def measure(
         running = inspector.stations[0]
         if not source:
             running.capture.source = _Paced(size, fps, lambda: sum(running.counts.values()))
-            cleanup.callback(running.capture.source.close)
         loaded = running.engine.loaded
         loaded_s = time.perf_counter() - started
         alone = _engine_alone(loaded)
@@ -112,7 +112,7 @@ def measure(
         }
 
 
-class _Paced:
+class _Paced(Source):
     """Made-up pictures at a steady rate, or each when the one before got its verdict."""
 
     live, name = True, "bench"
@@ -123,13 +123,8 @@ class _Paced:
         self._fps, self._done, self._number = fps, done, 0
         self._due = time.monotonic()
 
-    def open(self) -> None:
-        """Nothing to connect to."""
-
     def read(self) -> Any:
         """The next picture, stamped when it is due."""
-        from edge_ad.runtime.sources import Picture
-
         if self._fps:
             self._due += 1 / self._fps
             time.sleep(max(self._due - time.monotonic(), 0))
@@ -140,9 +135,6 @@ class _Paced:
         self._number += 1
         frame = self._frames[self._number % len(self._frames)]
         return Picture(frame, self._number - 1, time.time_ns(), time.monotonic_ns())
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 class _Rows:

@@ -182,7 +182,7 @@ class SinkWorker(threading.Thread):
     def __init__(self, sink: Sink, store: Store | None, queue_size: int, retry_s: tuple[float, float]) -> None:
         super().__init__(name=f"sink-{sink.name}", daemon=True)
         self.sink, self.store, self.retry_s = sink, store, retry_s
-        self.delivery: Delivery = getattr(sink, "delivery", "stored")
+        self.delivery: Delivery = sink.delivery
         self.replays = self.delivery == "replayed" and store is not None
         self.delivered = self.dropped = 0
         self.error = ""

@@ -55,7 +55,7 @@ class RecalibrationSettings:
     size: Annotated[int, "accepted parts that are kept"] = 500
 
 
-class Observer:
+class Observer(Sink):
     """A sink that keeps the newest pictures for the page and watches accepted parts for drift."""
 
     delivery: Delivery = "now"
@@ -72,10 +72,7 @@ class Observer:
         self._newest: dict[str | None, Newest] = {}
         self._sequence = 0
 
-    def open(self) -> None:
-        """Nothing to connect to."""
-
-    def write(self, verdict: Verdict, frame: Frame | None, pixel_scores: PixelScores | None) -> None:
+    def write(self, verdict: Verdict, frame: Frame | None = None, pixel_scores: PixelScores | None = None) -> None:
         """Look at the verdict."""
         if frame is None:
             return
@@ -89,9 +86,6 @@ class Observer:
             self.recalibration.offer(verdict.id, frame)
         if self.drift:
             self.drift.update(verdict.source, verdict.score, image_statistics(frame))
-
-    def close(self) -> None:
-        """Nothing is held open."""
 
     def newest(self, camera: str | None) -> Newest | None:
         """The newest picture of a camera, of any with None."""

@@ -8,15 +8,15 @@ from typing import Any
 from edge_ad.errors import BackendError
 
 
-def need(module: str, *, why: str, extra: str = "plant") -> Any:
+def need(module: str, *, why: str, install: str = "'edge-ad[plant]'") -> Any:
     """The imported module.
 
-    Raises BackendError, naming the extra to install, where it can't be imported.
+    Raises BackendError, naming what to install, where it can't be imported.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise BackendError(
             f"{why} needs the Python package '{module.split('.')[0]}': {error}",
-            f"pip install 'edge-ad[{extra}]'",
+            f"pip install {install}",
         ) from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,11 +26,11 @@ Delivery = Literal["now", "stored", "replayed"]
 log = logging.getLogger(__name__)
 
 
-class Sink(Protocol):
+class Sink:
     """A place verdicts go to. Every method is called from one thread, the sink's own.
 
     name: short and unique among the sinks of a run
-    delivery (optional attribute, "stored" when absent):
+    delivery:
         "now"       at once, beside the store; lost while the sink is down (GPIO, live pictures, PLC signals:
                     a late signal would hit the wrong part)
         "stored"    once the verdict is in the store; lost while the sink is down
@@ -39,16 +39,18 @@ class Sink(Protocol):
     """
 
     name: str
+    delivery: Delivery = "stored"
 
     def open(self) -> None:
         """Connect. An exception means: not now, try again later."""
 
-    def write(self, verdict: Verdict, frame: Frame | None, pixel_scores: PixelScores | None) -> None:
+    def write(self, verdict: Verdict, frame: Frame | None = None, pixel_scores: PixelScores | None = None) -> None:
         """Deliver one verdict; on return it is delivered. An exception closes the sink and retries later.
 
         frame [H,W,3] uint8 RGB and pixel_scores [h,w] float32 are read-only and shared; both are None for a
         verdict that is replayed or that waited in a long queue.
         """
+        raise NotImplementedError
 
     def close(self) -> None:
         """Disconnect; called also after a failure."""

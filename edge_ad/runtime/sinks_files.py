@@ -14,57 +14,32 @@ from edge_ad.data.images import encode_image
 from edge_ad.errors import ConfigError
 from edge_ad.runtime.overlay import ScoreScale, annotate
 from edge_ad.runtime.settings import ImagesSettings, VideoSettings
-from edge_ad.runtime.sinks import Delivery, Frame, PixelScores
+from edge_ad.runtime.sinks import Delivery, Frame, PixelScores, Sink
 from edge_ad.runtime.verdict import Verdict
 
 CLEAN_EVERY = 50  # pictures between two looks at the folder's size
 OVERLAY_PIXELS = 1 << 22  # of a picture with heat map: drawing all of a 12000 x 12000 one took 5 GB and 46 s
 
 
-class JsonLinesSink:
-    """One line of JSON a verdict, on a stream or at the end of a file; a line means that the verdict is stored."""
+class JsonLinesSink(Sink):
+    """One line of JSON a verdict, on a stream; a line means that the verdict is stored."""
 
-    delivery: Delivery = "stored"
+    name = "json"
 
-    def __init__(self, target: TextIO | str | Path, name: str = "json") -> None:
-        self.name = name
-        self._target = target
-        self._stream: TextIO | None = None
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
 
-    def open(self) -> None:
-        """Open the file; a half line left by a crash is ended first."""
-        if not isinstance(self._target, (str, Path)):
-            self._stream = self._target
-            return
-        path = Path(self._target)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = path.open("a+", encoding="utf-8")
-        if path.stat().st_size:
-            with path.open("rb") as file:
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    self._stream.write("\n")
-
-    def write(self, verdict: Verdict, frame: Frame | None, pixel_scores: PixelScores | None) -> None:
+    def write(self, verdict: Verdict, frame: Frame | None = None, pixel_scores: PixelScores | None = None) -> None:
         """Write and flush the line."""
-        assert self._stream is not None
         self._stream.write(verdict.to_json() + "\n")
         self._stream.flush()
 
-    def close(self) -> None:
-        """Close the file (a stream that was given stays open)."""
-        if self._stream is not None and isinstance(self._target, (str, Path)):
-            self._stream.close()
-        self._stream = None
 
-
-class ImageSink:
+class ImageSink(Sink):
     """Pictures of rejects and of a sample of accepts: FOLDER/<day>/<id>.jpg, .overlay.jpg and .npy.
 
     Files appear whole or not at all. The folder is kept below its size and age; the oldest go first.
     """
-
-    delivery: Delivery = "stored"
 
     def __init__(
         self, folder: str | Path, settings: ImagesSettings | None = None, scale: ScoreScale | None = None
@@ -79,7 +54,7 @@ class ImageSink:
         for left in self.folder.rglob(".tmp-*"):
             left.unlink(missing_ok=True)
 
-    def write(self, verdict: Verdict, frame: Frame | None, pixel_scores: PixelScores | None) -> None:
+    def write(self, verdict: Verdict, frame: Frame | None = None, pixel_scores: PixelScores | None = None) -> None:
         """Write the pictures of this verdict, when it is one to keep."""
         if frame is None or not self._wanted(verdict):
             return
@@ -98,9 +73,6 @@ class ImageSink:
         self._written += 1
         if self._written % CLEAN_EVERY == 0:
             self.clean()
-
-    def close(self) -> None:
-        """Nothing is held open."""
 
     def clean(self) -> int:
         """Remove files that are too old or too many; returns how many."""
@@ -130,7 +102,7 @@ class ImageSink:
         return every > 0 and (self._accepts - 1) % every == 0
 
 
-class VideoSink:
+class VideoSink(Sink):
     """One annotated video: every inspected picture with heat map, boxes and decision."""
 
     delivery: Delivery = "now"
@@ -147,7 +119,7 @@ class VideoSink:
         """The file is opened with the first picture, whose shape decides the video's."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
-    def write(self, verdict: Verdict, frame: Frame | None, pixel_scores: PixelScores | None) -> None:
+    def write(self, verdict: Verdict, frame: Frame | None = None, pixel_scores: PixelScores | None = None) -> None:
         """Add a picture; a verdict without one adds none."""
         if frame is None:
             return
@@ -176,7 +148,7 @@ class VideoSink:
         self._size = (width, height)
 
 
-class PreviewSink:
+class PreviewSink(Sink):
     """Keeps the latest picture for a window, which must be drawn by the main thread: call `show` there."""
 
     delivery: Delivery = "now"
@@ -185,16 +157,10 @@ class PreviewSink:
         self.name, self.title, self.scale = "window", title, scale
         self._latest: tuple[Verdict, Frame, PixelScores | None] | None = None
 
-    def open(self) -> None:
-        """Nothing to do here."""
-
-    def write(self, verdict: Verdict, frame: Frame | None, pixel_scores: PixelScores | None) -> None:
+    def write(self, verdict: Verdict, frame: Frame | None = None, pixel_scores: PixelScores | None = None) -> None:
         """Keep it."""
         if frame is not None:
             self._latest = (verdict, frame, pixel_scores)
-
-    def close(self) -> None:
-        """The window closes with the process."""
 
     def show(self) -> bool:
         """Draw the latest picture; False when the user pressed q or Escape. cv2.error: no window can be had."""

@@ -18,10 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 
-import numpy as np
-
 from edge_ad.errors import BackendError, ConfigError
 from edge_ad.runtime.optional import need
+from edge_ad.runtime.sinks import Delivery, Frame, PixelScores, Sink
 from edge_ad.runtime.verdict import DECISIONS, Verdict
 
 log = logging.getLogger(__name__)
@@ -94,10 +93,10 @@ class GpiodLine:
         self._request.release()
 
 
-class GpioSink:
+class GpioSink(Sink):
     """Pulses. Pulses that overlap become one long pulse."""
 
-    delivery = "now"
+    delivery: Delivery = "now"
 
     def __init__(self, config: GpioConfig, line: Callable[[GpioConfig], OutputLine] = GpiodLine) -> None:
         """line: opens the output; another one than libgpiod's where a board has its own way."""
@@ -118,9 +117,7 @@ class GpioSink:
         self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
         self._thread.start()
 
-    def write(
-        self, verdict: Verdict, frame: np.ndarray | None = None, pixel_scores: np.ndarray | None = None
-    ) -> None:
+    def write(self, verdict: Verdict, frame: Frame | None = None, pixel_scores: PixelScores | None = None) -> None:
         """Plans the pulse of one verdict. Raises BackendError where it is too late or the line has failed."""
         if self.error:
             raise BackendError(f"GPIO line {self.config.line}: {self.error}", "check the wiring and `gpioinfo`")

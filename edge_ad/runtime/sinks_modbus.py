@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import numpy as np
-
 from edge_ad.errors import BackendError, ConfigError
 from edge_ad.runtime.handshake import Handshake
 from edge_ad.runtime.modbus_map import (
@@ -31,6 +29,7 @@ from edge_ad.runtime.modbus_map import (
 from edge_ad.runtime.modbus_server import ILLEGAL_ADDRESS, ModbusFault, ModbusServer
 from edge_ad.runtime.optional import need
 from edge_ad.runtime.settings import need_port
+from edge_ad.runtime.sinks import Delivery, Frame, PixelScores, Sink
 from edge_ad.runtime.verdict import Verdict
 
 
@@ -47,10 +46,10 @@ class ModbusServerConfig:
         need_port("sink.modbus", self.port, lowest=0)
 
 
-class ModbusServerSink:
+class ModbusServerSink(Sink):
     """Shows verdicts in registers, and takes triggers from the PLC."""
 
-    delivery = "now"
+    delivery: Delivery = "now"
 
     def __init__(self, config: ModbusServerConfig | None = None, handshake: Handshake | None = None) -> None:
         """handshake: with its on_trigger, where the PLC triggers; several servers may share one."""
@@ -71,9 +70,7 @@ class ModbusServerSink:
         self._server = ModbusServer(self, self.config.host, self.config.port)
         self.handshake.set_online(True)
 
-    def write(
-        self, verdict: Verdict, frame: np.ndarray | None = None, pixel_scores: np.ndarray | None = None
-    ) -> None:
+    def write(self, verdict: Verdict, frame: Frame | None = None, pixel_scores: PixelScores | None = None) -> None:
         """Puts the verdict into the registers."""
         if self._server is None:
             raise BackendError("the Modbus server is closed", "open the sink first")
@@ -154,14 +151,14 @@ class ModbusClientConfig:
         need_port("sink.modbus_client", self.port)
 
 
-class ModbusClientSink:
+class ModbusClientSink(Sink):
     """Writes the status block of every verdict into a PLC's holding registers, the status word last.
 
     The status word carries `inspection_complete`, which changes with every result: a PLC that waits for the change
     sees a whole result. With `ack_address` the write is done once the PLC has repeated the result's id there.
     """
 
-    delivery = "now"
+    delivery: Delivery = "now"
 
     def __init__(self, config: ModbusClientConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = f"modbus-client-{config.host}"
@@ -188,9 +185,7 @@ class ModbusClientSink:
         self._client = client
         self.handshake.set_online(True)
 
-    def write(
-        self, verdict: Verdict, frame: np.ndarray | None = None, pixel_scores: np.ndarray | None = None
-    ) -> None:
+    def write(self, verdict: Verdict, frame: Frame | None = None, pixel_scores: PixelScores | None = None) -> None:
         """Writes one verdict; on return the PLC has confirmed the registers (and repeated the id, where asked)."""
         id = self.handshake.complete(verdict)
         words = encode(STATUS, status_values(self.handshake.signals(), int(self._clock() - self._began)))

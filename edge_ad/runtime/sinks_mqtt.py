@@ -15,11 +15,10 @@ import threading
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import numpy as np
-
 from edge_ad.errors import BackendError, ConfigError
 from edge_ad.runtime.optional import need
 from edge_ad.runtime.settings import need_port
+from edge_ad.runtime.sinks import Delivery, Frame, PixelScores, Sink
 from edge_ad.runtime.verdict import Verdict
 
 
@@ -46,11 +45,11 @@ class MqttConfig:
         need_port("sink.mqtt", self.port)
 
 
-class MqttSink:
+class MqttSink(Sink):
     """Publishes verdicts. What the broker has not confirmed is sent again, so receivers drop repeats by id."""
 
     name = "mqtt"
-    delivery = "replayed"
+    delivery: Delivery = "replayed"
 
     def __init__(self, config: MqttConfig | None = None) -> None:
         self.config = config or MqttConfig()
@@ -91,9 +90,7 @@ class MqttSink:
             raise BackendError(f"the MQTT broker at {config.host}:{config.port} refused: {why}", _HINT)
         self._publish("status", "online", retain=True)
 
-    def write(
-        self, verdict: Verdict, frame: np.ndarray | None = None, pixel_scores: np.ndarray | None = None
-    ) -> None:
+    def write(self, verdict: Verdict, frame: Frame | None = None, pixel_scores: PixelScores | None = None) -> None:
         """Publishes one verdict; on return the broker has confirmed it. Raises BackendError otherwise."""
         source = topic_part(verdict.source)
         self._publish(f"{source}/verdict", verdict.to_json())

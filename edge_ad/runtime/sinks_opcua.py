@@ -23,12 +23,11 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
-import numpy as np
-
 from edge_ad.errors import BackendError, ConfigError
 from edge_ad.runtime.handshake import Handshake, Signals
 from edge_ad.runtime.optional import need
 from edge_ad.runtime.settings import need_port
+from edge_ad.runtime.sinks import Delivery, Frame, PixelScores, Sink
 from edge_ad.runtime.verdict import DECISIONS, Verdict
 
 T = TypeVar("T")
@@ -86,11 +85,11 @@ class OpcUaConfig:
         need_port("sink.opcua", self.port, lowest=0)
 
 
-class OpcUaSink:
+class OpcUaSink(Sink):
     """Shows verdicts as nodes, and takes triggers from the PLC. Runs its server in a thread of its own."""
 
     name = "opcua"
-    delivery = "now"
+    delivery: Delivery = "now"
 
     def __init__(self, config: OpcUaConfig | None = None, handshake: Handshake | None = None) -> None:
         """handshake: with its on_trigger, where the PLC triggers; not shared with another sink."""
@@ -122,9 +121,7 @@ class OpcUaSink:
         self.handshake.changed = self._notice
         self.handshake.set_online(True)
 
-    def write(
-        self, verdict: Verdict, frame: np.ndarray | None = None, pixel_scores: np.ndarray | None = None
-    ) -> None:
+    def write(self, verdict: Verdict, frame: Frame | None = None, pixel_scores: PixelScores | None = None) -> None:
         """Shows one verdict; on return subscribers are being told."""
         if self._server is None:
             raise BackendError("the OPC UA server is closed", "open the sink first")

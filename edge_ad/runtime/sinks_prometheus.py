@@ -6,12 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import numpy as np
-
 from edge_ad.errors import BackendError
 from edge_ad.runtime.optional import need
 from edge_ad.runtime.settings import need_port
-from edge_ad.runtime.sinks import SinkState
+from edge_ad.runtime.sinks import Delivery, Frame, PixelScores, Sink, SinkState
 from edge_ad.runtime.verdict import Verdict
 
 LATENCY_BUCKETS_MS = (1, 2, 5, 10, 15, 20, 30, 50, 75, 100, 150, 250, 500, 1000, 2500)
@@ -45,14 +43,14 @@ class PrometheusConfig:
         need_port("sink.prometheus", self.port, lowest=-1)
 
 
-class PrometheusSink:
+class PrometheusSink(Sink):
     """Counts verdicts.
 
     sinks, drift: asked at every scrape; leave out what the line has not got.
     """
 
     name = "prometheus"
-    delivery = "now"
+    delivery: Delivery = "now"
 
     def __init__(
         self,
@@ -95,9 +93,7 @@ class PrometheusSink:
             ) from error
         self.port = int(self._server.server_address[1])
 
-    def write(
-        self, verdict: Verdict, frame: np.ndarray | None = None, pixel_scores: np.ndarray | None = None
-    ) -> None:
+    def write(self, verdict: Verdict, frame: Frame | None = None, pixel_scores: PixelScores | None = None) -> None:
         """Counts one verdict."""
         source = verdict.source
         self._verdicts.labels(source, verdict.decision).inc()

@@ -21,9 +21,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-import numpy as np
-
 from edge_ad.errors import BackendError, ConfigError
+from edge_ad.runtime.sinks import Delivery, Frame, PixelScores, Sink
 from edge_ad.runtime.verdict import DECISIONS, Verdict
 
 log = logging.getLogger(__name__)
@@ -56,10 +55,10 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         """A verdict goes where the configuration says and nowhere else."""
 
 
-class WebhookSink:
+class WebhookSink(Sink):
     """Posts verdicts. `refused` counts those that the receiver will never take."""
 
-    delivery = "replayed"
+    delivery: Delivery = "replayed"
 
     def __init__(self, config: WebhookConfig, *, clock: Callable[[], float] = time.time) -> None:
         self.config, self._clock = config, clock
@@ -69,15 +68,7 @@ class WebhookSink:
         context = ssl.create_default_context(cafile=config.ca_file or None)
         self._opener = urllib.request.build_opener(_NoRedirect, urllib.request.HTTPSHandler(context=context))
 
-    def open(self) -> None:
-        """Nothing to open: each verdict is a request of its own."""
-
-    def close(self) -> None:
-        """Nothing to close."""
-
-    def write(
-        self, verdict: Verdict, frame: np.ndarray | None = None, pixel_scores: np.ndarray | None = None
-    ) -> None:
+    def write(self, verdict: Verdict, frame: Frame | None = None, pixel_scores: PixelScores | None = None) -> None:
         """Posts one verdict; on return the receiver has taken it. BackendError: send it again later."""
         if verdict.decision not in self.config.decisions:
             return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import numpy as np
@@ -37,7 +36,7 @@ class Picture:
     label: str = ""
 
 
-class Source(Protocol):
+class Source:
     """Frames one after the other; used by one thread.
 
     name: for verdicts and logs, without credentials. live: a camera, which goes on whether or not we look.
@@ -52,6 +51,7 @@ class Source(Protocol):
     def read(self) -> Picture | None:
         """The next frame; None at the end. SourceLost: the camera is gone. DataError: this one image is broken
         (the next call goes on with the next)."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Release the device; may be called twice."""

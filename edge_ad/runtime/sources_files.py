@@ -13,7 +13,7 @@ from typing import cast
 from edge_ad.data.images import SUFFIXES, decode_image, images_below, is_image, read_image
 from edge_ad.errors import DataError
 from edge_ad.runtime.settings import SourceSettings
-from edge_ad.runtime.sources import Picture
+from edge_ad.runtime.sources import Picture, Source
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ WAIT_S = 0.5  # one wait for news of a watched folder, so that a run ends soon w
 BROKEN_S = 5.0  # a complete-looking file that still doesn't decode after this long is broken
 
 
-class FolderSource:
+class FolderSource(Source):
     """The images of a folder and its subfolders by name, or one image."""
 
     live = False
@@ -58,11 +58,8 @@ class FolderSource:
         self._number += 1
         return _picture(path, self._number - 1, label)
 
-    def close(self) -> None:
-        """Nothing is held open."""
 
-
-class WatchedFolder:
+class WatchedFolder(Source):
     """`watch://FOLDER`: each image once it is complete, in the order of arrival; hidden and .tmp files never.
 
     Complete: size and time stood still for `settle_s`, and it decodes; one that doesn't decode within 5 s more is
@@ -78,9 +75,6 @@ class WatchedFolder:
         self._number = 0
         self._seen: dict[Path, tuple[int, int, float]] = {}  # size, mtime, when they were first like that
         self._done: dict[Path, tuple[int, int]] = {}
-
-    def open(self) -> None:
-        """Nothing to connect to."""
 
     def read(self) -> Picture | None:
         """Wait a moment for the next complete image: TimeoutError means only that none came."""
@@ -101,9 +95,6 @@ class WatchedFolder:
             if time.monotonic() > end:
                 raise TimeoutError(f"no new image in {self.path}")
             time.sleep(POLL_S)
-
-    def close(self) -> None:
-        """Nothing is held open."""
 
     def _complete(self) -> list[tuple[Path, float]]:
         now = time.monotonic()
@@ -137,7 +128,7 @@ class WatchedFolder:
             log.error("can't %s %s: %s", self.settings.after, path, error.strerror)
 
 
-class StdinSource:
+class StdinSource(Source):
     """`-`: JPEG or PNG images one after the other, as `ffmpeg -f image2pipe -` writes them."""
 
     live = False
@@ -163,9 +154,6 @@ class StdinSource:
         self._number += 1
         frame = decode_image(data, f"image {self._number - 1} on standard input")
         return Picture(frame, self._number - 1, time_ns, captured_ns)
-
-    def close(self) -> None:
-        """Standard input stays open."""
 
     def _next_image(self) -> bytes | None:
         while True:

@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_ad.errors import BackendError
+from edge_ad.runtime.optional import need
 from edge_ad.runtime.settings import SourceSettings
-from edge_ad.runtime.sources import Picture, SourceLost
+from edge_ad.runtime.sources import Picture, Source, SourceLost
 
 # GenICam names a Bayer pattern by its first row; OpenCV by the second row's second and third pixel.
 BAYER = {
@@ -28,7 +29,7 @@ BAYER = {
 BITS = {"8": 8, "10": 10, "12": 12, "14": 14, "16": 16}
 
 
-class GenicamSource:
+class GenicamSource(Source):
     """`genicam://SERIAL`, or `genicam://` for the only camera.
 
     Producers (.cti) are looked for in the folders of GENICAM_GENTL64_PATH, where the makers' installers put them.
@@ -46,17 +47,14 @@ class GenicamSource:
     def open(self) -> None:
         """Find the camera, set it up, start it."""
         self.close()
-        try:
-            from harvesters.core import Harvester  # noqa: PLC0415  (optional package)
-        except ImportError as error:
-            raise BackendError(f"{self.name} needs the package 'harvesters'", "pip install harvesters") from error
+        core = need("harvesters.core", why=self.name, install="harvesters")
         producers = find_producers()
         if not producers:
             raise BackendError(
                 "no GenTL producer (.cti) was found",
                 "install the camera maker's driver and set GENICAM_GENTL64_PATH to its folder",
             )
-        self._harvester = Harvester()
+        self._harvester = core.Harvester()
         try:
             for path in producers:
                 self._harvester.add_file(str(path))

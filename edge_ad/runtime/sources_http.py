@@ -17,14 +17,14 @@ from urllib.parse import urlsplit, urlunsplit
 from edge_ad.data.images import decode_image
 from edge_ad.errors import DataError
 from edge_ad.runtime.settings import SourceSettings
-from edge_ad.runtime.sources import Picture, SourceLost, credentials, redact
+from edge_ad.runtime.sources import Picture, Source, SourceLost, credentials, redact
 from edge_ad.runtime.sources_video import StreamSource
 
 MAX_IMAGE = 64 << 20  # bytes of one JPEG; a header that promises more is wrong
 SNAPSHOT_S = 0.1  # pause between snapshots when no fps is set
 
 
-class HttpSource:
+class HttpSource(Source):
     """`http://...`: multipart/x-mixed-replace (motion JPEG), a single JPEG polled as snapshots, or a stream."""
 
     live = True

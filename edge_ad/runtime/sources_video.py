@@ -12,12 +12,12 @@ import cv2
 
 from edge_ad.errors import BackendError, ConfigError, DataError
 from edge_ad.runtime.settings import SourceSettings
-from edge_ad.runtime.sources import Picture, SourceLost, address_with_credentials, redact
+from edge_ad.runtime.sources import Picture, Source, SourceLost, address_with_credentials, redact
 
 log = logging.getLogger(__name__)
 
 
-class OpenCvSource:
+class OpenCvSource(Source):
     """What all of them share: read, convert to RGB, stamp."""
 
     live = True

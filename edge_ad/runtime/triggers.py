@@ -8,9 +8,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from edge_ad.errors import BackendError, ConfigError
 from edge_ad.runtime.http_server import HttpServer, JsonHandler
@@ -65,19 +64,30 @@ class Signals:
         return late
 
 
-class Listener(Protocol):
-    """Waits for a signal from outside and calls `fire`."""
+class Listener:
+    """Waits for a signal from outside and calls `fire`. port: where it listens, if it does."""
+
+    port = 0
+
+    def __init__(self, settings: TriggerSettings, signals: Signals) -> None:
+        self.settings, self.signals = settings, signals
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def open(self) -> None:
         """Start listening. BackendError: it can't."""
+        raise NotImplementedError
 
     def close(self) -> None:
-        """Stop."""
+        """Stop, and wait for the thread."""
+        self._stop.set()
+        if self._thread:
+            self._thread.join(3)
 
 
 def open_listener(settings: TriggerSettings, signals: Signals) -> Listener | None:
     """The listener for a kind of signal, started; None for triggers that look at frames only."""
-    kinds: dict[str, Callable[[TriggerSettings, Signals], Listener]] = {
+    kinds: dict[str, type[Listener]] = {
         "http": HttpTrigger,
         "mqtt": MqttTrigger,
         "modbus": ModbusTrigger,
@@ -90,7 +100,7 @@ def open_listener(settings: TriggerSettings, signals: Signals) -> Listener | Non
     return listener
 
 
-class HttpTrigger:
+class HttpTrigger(Listener):
     """POST /trigger, optionally with {"part": "..."}; answers 202 with the part's identity."""
 
     def __init__(self, settings: TriggerSettings, signals: Signals) -> None:
@@ -99,8 +109,7 @@ class HttpTrigger:
             raise ConfigError(
                 f"trigger.host = {settings.host!r} is open to the network without a token", "set trigger.token"
             )
-        self.settings, self.signals = settings, signals
-        self.port = 0
+        super().__init__(settings, signals)
         self._server: HttpServer | None = None
 
     def open(self) -> None:
@@ -149,12 +158,10 @@ class HttpTrigger:
         return Handler
 
 
-class MqttTrigger:
+class MqttTrigger(Listener):
     """Every message on `topic` is a trigger; its text becomes the part's identity."""
 
-    def __init__(self, settings: TriggerSettings, signals: Signals) -> None:
-        self.settings, self.signals = settings, signals
-        self._client: Any = None
+    _client: Any = None
 
     def open(self) -> None:
         """Connect in the background; the client reconnects by itself."""
@@ -179,17 +186,12 @@ class MqttTrigger:
             self.signals.fire(message.payload.decode(errors="replace").strip()[:200])
 
 
-class ModbusTrigger:
+class ModbusTrigger(Listener):
     """The rising edge of a coil; optionally a second coil says that it was seen, until the frame is taken.
 
     The PLC sets the trigger, waits for the acknowledge, takes the trigger back; the acknowledge falls once the
     frame is taken and the part may move.
     """
-
-    def __init__(self, settings: TriggerSettings, signals: Signals) -> None:
-        self.settings, self.signals = settings, signals
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
 
     def open(self) -> None:
         """Poll in a thread, which reconnects by itself."""
@@ -198,12 +200,6 @@ class ModbusTrigger:
         client = modbus.ModbusTcpClient(self.settings.host, port=port, timeout=1, retries=0)
         self._thread = threading.Thread(target=self._poll, args=(client,), name="trigger-modbus", daemon=True)
         self._thread.start()
-
-    def close(self) -> None:
-        """Stop polling."""
-        self._stop.set()
-        if self._thread:
-            self._thread.join(3)
 
     def _poll(self, client: Any) -> None:
         before, acknowledged, broken = True, False, False  # a coil that is set at the start is no edge
@@ -241,17 +237,13 @@ class ModbusTrigger:
         return not client.write_coil(self.settings.acknowledge, value, **unit).isError()
 
 
-class GpioTrigger:
+class GpioTrigger(Listener):
     """An edge on a GPIO line, through libgpiod 2 (`pip install gpiod`): Jetson, Raspberry Pi.
 
     Not run on a real line by this project's tests, which have none: they drive it with a stand-in for the driver.
     """
 
-    def __init__(self, settings: TriggerSettings, signals: Signals) -> None:
-        self.settings, self.signals = settings, signals
-        self._stop = threading.Event()
-        self._request: Any = None
-        self._thread: threading.Thread | None = None
+    _request: Any = None
 
     def open(self) -> None:
         """Take the line and wait for edges in a thread."""
@@ -273,9 +265,7 @@ class GpioTrigger:
 
     def close(self) -> None:
         """Give the line back."""
-        self._stop.set()
-        if self._thread:
-            self._thread.join(2)
+        super().close()
         if self._request:
             self._request.release()
 

@@ -74,10 +74,7 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, ready for JSON."""
-        return asdict(self) | {
-            "boxes": [asdict(box) for box in self.boxes],
-            "latency_ms": dict(self.latency_ms),
-        }
+        return asdict(self) | {"boxes": [asdict(box) for box in self.boxes]}
 
     def to_json(self) -> str:
         """One line of JSON."""

@@ -77,9 +77,8 @@ def run(folder: Path, frames: int) -> dict[str, Any]:
         }
     )
     lines = folder / "verdicts.jsonl"
-    line = Line(
-        settings, [JsonLinesSink(lines), ImageSink(folder / "out" / "images", settings.images)], frames=frames
-    )
+    printed = JsonLinesSink(lines.open("w", encoding="utf-8"))
+    line = Line(settings, [printed, ImageSink(folder / "out" / "images", settings.images)], frames=frames)
     memory: list[tuple[int, float]] = []
 
     def look(inspector: Any) -> None:

@@ -12,7 +12,7 @@ from edge_ad.runtime.modbus_map import STATUS, STATUS_BITS, STATUS_SIZE, decode
 def test_a_plc_triggers_a_part_and_gets_its_result(run_settings, part_folder):
     client_module = pytest.importorskip("pymodbus.client")
     settings = run_settings(
-        {"source": {"address": str(part_folder), "repeat": True}, "trigger": {"kind": "plc"}},
+        {"source": {"address": str(part_folder), "repeat": True}, "trigger": {"kind": "plc", "timeout_ms": 20000}},
         sink={"modbus": {"port": 0}},
     )
     line = Line(settings, [])

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from edge_ad.runtime.sinks import SinkHub
+from edge_ad.runtime.sinks import Sink, SinkHub
 from edge_ad.runtime.store import Store
 from edge_ad.runtime.verdict import Verdict, new_id
 
@@ -17,7 +17,7 @@ def verdict(number):
     return Verdict(new_id(), time.time_ns(), 0, "camera", number, str(number), "OK", 0.1, 0.5)
 
 
-class Recorder:
+class Recorder(Sink):
     """A real sink that keeps frame numbers, and fails, hangs or refuses while told to."""
 
     def __init__(self, name, delivery="stored"):
