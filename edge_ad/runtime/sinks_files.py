@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import itertools
+import logging
 import os
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 import cv2
 import numpy as np
@@ -17,6 +20,7 @@ from edge_ad.runtime.settings import ImagesSettings, VideoSettings
 from edge_ad.runtime.sinks import Delivery, Frame, PixelScores, Sink
 from edge_ad.runtime.verdict import Verdict
 
+log = logging.getLogger(__name__)
 CLEAN_EVERY = 50  # pictures between two looks at the folder's size
 OVERLAY_PIXELS = 1 << 22  # of a picture with heat map: drawing all of a 12000 x 12000 one took 5 GB and 46 s
 
@@ -112,6 +116,7 @@ class VideoSink(Sink):
         if self.path.suffix.lower() not in (".mp4", ".avi"):
             raise ConfigError(f"video.path = {settings.path!r}", "let it end in .mp4 or .avi")
         self._writer: Any = None
+        self._claimed: IO[bytes] | None = None
         self._size = (0, 0)
         self._part = 0
 
@@ -135,10 +140,12 @@ class VideoSink(Sink):
         if self._writer is not None:
             self._writer.release()
             self._writer = None
+        if self._claimed is not None:
+            self._claimed.close()
+            self._claimed = None
 
     def _start(self, width: int, height: int) -> None:
-        path = self.path if not self._part else self.path.with_stem(f"{self.path.stem}-{self._part}")
-        self._part += 1  # a second start after a failure must not overwrite the first part
+        path = self._claim()
         code = "mp4v" if path.suffix.lower() == ".mp4" else "MJPG"
         fourcc = cv2.VideoWriter.fourcc(*code)
         self._writer = cv2.VideoWriter(str(path), fourcc, self.settings.fps, (width, height))
@@ -146,6 +153,21 @@ class VideoSink(Sink):
             self._writer = None
             raise OSError(f"OpenCV can't write {path}")
         self._size = (width, height)
+
+    def _claim(self) -> Path:
+        """The file to write, locked: neither this run's first part, nor one that another run is writing now."""
+        for number in itertools.count(self._part):
+            path = self.path.with_stem(f"{self.path.stem}-{number}") if number else self.path
+            file = path.open("ab")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                log.warning("another run writes %s: this one goes on to the next name", path)
+                continue
+            self._claimed, self._part = file, number + 1
+            return path
+        raise AssertionError("there is always another number")
 
 
 class PreviewSink(Sink):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.request
 
+import cv2
 import numpy as np
 import pytest
 
@@ -16,7 +17,8 @@ from edge_ad.errors import ConfigError, DataError
 from edge_ad.runtime import service
 from edge_ad.runtime.inspector import Inspector
 from edge_ad.runtime.line import Line
-from edge_ad.runtime.sinks_files import ImageSink
+from edge_ad.runtime.settings import VideoSettings
+from edge_ad.runtime.sinks_files import ImageSink, VideoSink
 from edge_ad.runtime.store import Store
 from edge_ad.runtime.verdict import DefectBox, Verdict, new_id
 
@@ -50,7 +52,7 @@ def test_a_triggers_part_in_broken_unicode_is_stored(run_settings, cameras, prod
 
         def on_tick(running):
             if running.stations[0].capture.state == "up" and not sent:
-                port = running.stations[0].trigger_port()
+                port = running.stations[0].listener.port
                 for body in (b'{"part": "\\ud800"}', b'{"part": "next"}'):
                     sent.append(urllib.request.urlopen(f"http://127.0.0.1:{port}/trigger", body, timeout=5).status)
             if running.hub.stored == 2:
@@ -156,3 +158,26 @@ def test_predict_names_what_it_cannot_use(line_artifact, frame):
     with edge_ad.load(line_artifact.path, threads=1) as detector, pytest.raises(DataError) as error:
         detector.predict(frame)
     assert error.value.hint
+
+
+def test_two_runs_at_once_with_one_output_write_a_video_each(tmp_path, caplog):
+    """Both wrote into one file, and none could be played."""
+    frame = np.full((64, 64, 3), 90, np.uint8)
+    one, other = (VideoSink(VideoSettings(path=str(tmp_path / "annotated.mp4"), height=64)) for _ in range(2))
+    for sink in (one, other):
+        sink.open()
+    for number in range(6):
+        for sink in (one, other):
+            sink.write(Verdict(new_id(), 0, 0, "cam", number, str(number), "OK", 0.1, 0.5), frame)
+    one.close()
+    other.close()
+    assert "another run writes" in caplog.text
+    for name in ("annotated.mp4", "annotated-1.mp4"):
+        video = cv2.VideoCapture(str(tmp_path / name))
+        assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 6
+        video.release()
+    again = VideoSink(VideoSettings(path=str(tmp_path / "annotated.mp4"), height=64))  # later: the name is free
+    again.open()
+    again.write(Verdict(new_id(), 0, 0, "cam", 0, "0", "OK", 0.1, 0.5), frame)
+    again.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["annotated-1.mp4", "annotated.mp4"]
