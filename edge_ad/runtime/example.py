@@ -35,7 +35,7 @@ def example_toml() -> str:
 def _explain(section: Any, where: str, lines: list[str]) -> None:
     tables = []
     for item in dataclasses.fields(section):
-        value, text = getattr(section, item.name), item.metadata["help"]
+        value, text = getattr(section, item.name), _help(type(section), item.name)
         inner = f"{where}.{item.name}" if where else item.name
         if dataclasses.is_dataclass(value):
             tables.append((f"[{inner}]", value, inner, text))
@@ -61,13 +61,16 @@ def _explain(section: Any, where: str, lines: list[str]) -> None:
 def _table(name: str, kind: type) -> list[str]:
     """A table that is off by default, as comments."""
     lines = [f"# [{name}]  # {(kind.__doc__ or '').splitlines()[0]}"]
-    hints = typing.get_type_hints(kind, include_extras=True)
     for item in dataclasses.fields(kind):
         value = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
         shown = _of_type(kind, item.name) if value is None else value
         mark = "# # " if value is None else "# "
-        lines.append(f"{mark}{_pair(item.name, shown)}  # {hints[item.name].__metadata__[0]}")
+        lines.append(f"{mark}{_pair(item.name, shown)}  # {_help(kind, item.name)}")
     return lines
+
+
+def _help(section: type, name: str) -> str:
+    return str(typing.get_type_hints(section, include_extras=True)[name].__metadata__[0])
 
 
 def _pair(name: str, value: Any) -> str:

@@ -1,26 +1,17 @@
 """Settings of a run: one TOML file, read strictly; `runtime.example` writes one with every field explained."""
 
-# ruff: noqa: RUF009  (_setting and _section only make dataclass fields)
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from edge_ad.config import read_section, read_toml
 from edge_ad.errors import ConfigError
 
 MIN_TILE = 16  # pixels; the graph sees each tile at its own size of hundreds of pixels
-
-
-def _setting(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
-def _section(cls: type, text: str) -> Any:
-    return field(default_factory=cls, metadata={"help": text})
 
 
 def _need(good: bool, message: str, hint: str) -> None:
@@ -53,34 +44,36 @@ def need_port(section: str, port: int, *, lowest: int = 1) -> None:
 class SourceSettings:
     """Where frames come from."""
 
-    address: str = _setting(
-        "",
+    address: Annotated[
+        str,
         "0 or /dev/video0; csi://0; rtsp://... or http://...; a GStreamer pipeline with ' ! '; genicam://SERIAL; "
         "a video or image file; a folder; watch://FOLDER; - for JPEG or PNG images on standard input",
-    )
-    width: int = _setting(0, "camera picture width in pixels; 0 leaves the camera's")
-    height: int = _setting(0, "camera picture height in pixels; 0 leaves the camera's")
-    fps: float = _setting(0.0, "camera frames per second; 0 leaves the camera's")
-    exposure: float | None = _setting(
-        None, "manual exposure in the driver's unit (V4L2: 100 us; GenICam: us); absent: automatic"
-    )
-    format: str = _setting("", "pixel format as four letters (MJPG, YUYV) or GenICam's name (BayerRG8)")
-    username: str = _setting("", "user for a stream that asks for one")
-    password_file: str = _setting("", "file with that user's password; it is never logged")
-    policy: Literal["auto", "newest", "every"] = _setting(
-        "auto", "newest drops frames that nobody had time for; every waits; auto: newest for cameras, every for files"
-    )
-    queue: int = _setting(4, "frames that may wait between capture and inspection")
-    timeout_s: float = _setting(5.0, "no frame for this long means the camera is lost")
-    reconnect_s: tuple[float, float] = _setting((0.5, 15.0), "first and longest pause before reconnecting")
-    frozen_s: float = _setting(5.0, "the very same picture for this long is a fault; 0 switches the check off")
-    black_level: float = _setting(2.0, "a mean brightness (0..255) below this is a fault; 0 switches the check off")
-    realtime: bool = _setting(False, "play a video file at its own speed, as a camera would")
-    repeat: bool = _setting(False, "begin a video file or folder again at its end")
-    after: Literal["keep", "delete", "move"] = _setting(
-        "keep", "watched folder: what happens to a file once it was read; move puts it into done/"
-    )
-    settle_s: float = _setting(0.5, "watched folder: a file whose size stood still this long is complete")
+    ] = ""
+    width: Annotated[int, "camera picture width in pixels; 0 leaves the camera's"] = 0
+    height: Annotated[int, "camera picture height in pixels; 0 leaves the camera's"] = 0
+    fps: Annotated[float, "camera frames per second; 0 leaves the camera's"] = 0.0
+    exposure: Annotated[
+        float | None, "manual exposure in the driver's unit (V4L2: 100 us; GenICam: us); absent: automatic"
+    ] = None
+    format: Annotated[str, "pixel format as four letters (MJPG, YUYV) or GenICam's name (BayerRG8)"] = ""
+    username: Annotated[str, "user for a stream that asks for one"] = ""
+    password_file: Annotated[str, "file with that user's password; it is never logged"] = ""
+    policy: Annotated[
+        Literal["auto", "newest", "every"],
+        "newest drops frames that nobody had time for; every waits; auto: newest for cameras, every for files",
+    ] = "auto"
+    queue: Annotated[int, "frames that may wait between capture and inspection"] = 4
+    timeout_s: Annotated[float, "no frame for this long means the camera is lost"] = 5.0
+    reconnect_s: Annotated[tuple[float, float], "first and longest pause before reconnecting"] = (0.5, 15.0)
+    frozen_s: Annotated[float, "the very same picture for this long is a fault; 0 switches the check off"] = 5.0
+    black_level: Annotated[float, "a mean brightness (0..255) below this is a fault; 0 switches the check off"] = 2.0
+    realtime: Annotated[bool, "play a video file at its own speed, as a camera would"] = False
+    repeat: Annotated[bool, "begin a video file or folder again at its end"] = False
+    after: Annotated[
+        Literal["keep", "delete", "move"],
+        "watched folder: what happens to a file once it was read; move puts it into done/",
+    ] = "keep"
+    settle_s: Annotated[float, "watched folder: a file whose size stood still this long is complete"] = 0.5
 
     def __post_init__(self) -> None:
         _need_at_least(1, "source", self, "queue")
@@ -94,18 +87,19 @@ class SourceSettings:
 class FrameSettings:
     """What happens to a frame before inspection, in this order: perspective, rotation, region, tiles."""
 
-    corners: tuple[tuple[float, float], ...] = _setting(
-        (), "four (x, y) of the part's plane, clockwise from top left: straightened to a rectangle"
-    )
-    size: tuple[int, int] | None = _setting(
-        None, "height and width of that rectangle; absent: the longest sides of the quadrilateral"
-    )
-    rotate: float = _setting(0.0, "degrees counter-clockwise; multiples of 90 lose nothing")
-    roi: tuple[int, int, int, int] | None = _setting(None, "x, y, width, height of the region that is inspected")
-    tile: tuple[int, int] | None = _setting(
-        None, "height and width of tiles; each is inspected at full detail, the maps are stitched"
-    )
-    overlap: float = _setting(0.15, "share of a tile that overlaps its neighbour")
+    corners: Annotated[
+        tuple[tuple[float, float], ...],
+        "four (x, y) of the part's plane, clockwise from top left: straightened to a rectangle",
+    ] = ()
+    size: Annotated[
+        tuple[int, int] | None, "height and width of that rectangle; absent: the longest sides of the quadrilateral"
+    ] = None
+    rotate: Annotated[float, "degrees counter-clockwise; multiples of 90 lose nothing"] = 0.0
+    roi: Annotated[tuple[int, int, int, int] | None, "x, y, width, height of the region that is inspected"] = None
+    tile: Annotated[
+        tuple[int, int] | None, "height and width of tiles; each is inspected at full detail, the maps are stitched"
+    ] = None
+    overlap: Annotated[float, "share of a tile that overlaps its neighbour"] = 0.15
 
     def __post_init__(self) -> None:
         _need(len(self.corners) in (0, 4), f"frame.corners has {len(self.corners)} points", "give four, or none")
@@ -124,27 +118,27 @@ class FrameSettings:
 class TriggerSettings:
     """What starts an inspection."""
 
-    kind: Literal["free", "interval", "motion", "gpio", "http", "mqtt", "modbus", "plc"] = _setting(
-        "free",
+    kind: Annotated[
+        Literal["free", "interval", "motion", "gpio", "http", "mqtt", "modbus", "plc"],
         "free inspects every frame; motion once for each part that comes to rest; the others are signals "
         "(plc: the handshake of [sink.modbus] or [sink.opcua])",
-    )
-    interval_ms: float = _setting(1000.0, "interval: milliseconds between inspections")
-    delay_ms: float = _setting(0.0, "signals: use the first frame taken this long after the signal")
-    timeout_ms: float = _setting(2000.0, "signals: without a frame by then, the verdict is ERROR")
-    settle: int = _setting(2, "motion: quiet frames before a part counts as at rest")
-    host: str = _setting("127.0.0.1", "http: address to listen on; mqtt and modbus: the peer's address")
-    port: int = _setting(0, "port; 0: 8770 for http, 1883 for mqtt, 502 for modbus")
-    token: str = _setting("", "http: must come as 'Authorization: Bearer TOKEN'; needed off loopback")
-    topic: str = _setting("edge-ad/trigger", "mqtt: the message's text becomes the part's identity")
-    unit: int = _setting(1, "modbus: unit (device) number")
-    coil: int = _setting(0, "modbus: coil whose rising edge is the trigger")
-    acknowledge: int = _setting(-1, "modbus: coil that is set while a trigger is being answered; -1: none")
-    poll_ms: float = _setting(5.0, "modbus: milliseconds between readings")
-    chip: str = _setting("/dev/gpiochip0", "gpio: chip device")
-    line: int = _setting(0, "gpio: line offset on the chip")
-    edge: Literal["rising", "falling"] = _setting("rising", "gpio: which edge is the trigger")
-    debounce_ms: float = _setting(2.0, "gpio: edges within this time are one")
+    ] = "free"
+    interval_ms: Annotated[float, "interval: milliseconds between inspections"] = 1000.0
+    delay_ms: Annotated[float, "signals: use the first frame taken this long after the signal"] = 0.0
+    timeout_ms: Annotated[float, "signals: without a frame by then, the verdict is ERROR"] = 2000.0
+    settle: Annotated[int, "motion: quiet frames before a part counts as at rest"] = 2
+    host: Annotated[str, "http: address to listen on; mqtt and modbus: the peer's address"] = "127.0.0.1"
+    port: Annotated[int, "port; 0: 8770 for http, 1883 for mqtt, 502 for modbus"] = 0
+    token: Annotated[str, "http: must come as 'Authorization: Bearer TOKEN'; needed off loopback"] = ""
+    topic: Annotated[str, "mqtt: the message's text becomes the part's identity"] = "edge-ad/trigger"
+    unit: Annotated[int, "modbus: unit (device) number"] = 1
+    coil: Annotated[int, "modbus: coil whose rising edge is the trigger"] = 0
+    acknowledge: Annotated[int, "modbus: coil that is set while a trigger is being answered; -1: none"] = -1
+    poll_ms: Annotated[float, "modbus: milliseconds between readings"] = 5.0
+    chip: Annotated[str, "gpio: chip device"] = "/dev/gpiochip0"
+    line: Annotated[int, "gpio: line offset on the chip"] = 0
+    edge: Annotated[Literal["rising", "falling"], "gpio: which edge is the trigger"] = "rising"
+    debounce_ms: Annotated[float, "gpio: edges within this time are one"] = 2.0
 
     def __post_init__(self) -> None:
         need_port("trigger", self.port, lowest=-1)
@@ -156,12 +150,13 @@ class TriggerSettings:
 class PresenceSettings:
     """Whether there is a part in front of the camera; frames without one are not inspected."""
 
-    kind: Literal["off", "reference", "learned"] = _setting(
-        "off", "reference compares with a picture of the empty station, learned with what is usually seen"
-    )
-    reference: str = _setting("", "picture of the empty station, as the camera sees it")
-    level: float = _setting(25.0, "difference in brightness (0..255) that counts as changed")
-    share: float = _setting(0.05, "share of the picture that must have changed")
+    kind: Annotated[
+        Literal["off", "reference", "learned"],
+        "reference compares with a picture of the empty station, learned with what is usually seen",
+    ] = "off"
+    reference: Annotated[str, "picture of the empty station, as the camera sees it"] = ""
+    level: Annotated[float, "difference in brightness (0..255) that counts as changed"] = 25.0
+    share: Annotated[float, "share of the picture that must have changed"] = 0.05
 
     def __post_init__(self) -> None:
         _need_at_least(0, "presence", self, "level")
@@ -172,32 +167,32 @@ class PresenceSettings:
 class RegionSettings:
     """A part of the picture with a rule of its own."""
 
-    name: str = _setting("", "shown in the reason")
-    box: tuple[int, int, int, int] = _setting((0, 0, 0, 0), "x, y, width, height in pixels of the inspected picture")
-    threshold: float | None = _setting(None, "image threshold inside the box; absent: the artifact's")
-    ignore: bool = _setting(False, "nothing inside the box counts")
+    name: Annotated[str, "shown in the reason"] = ""
+    box: Annotated[tuple[int, int, int, int], "x, y, width, height in pixels of the inspected picture"] = (0, 0, 0, 0)
+    threshold: Annotated[float | None, "image threshold inside the box; absent: the artifact's"] = None
+    ignore: Annotated[bool, "nothing inside the box counts"] = False
 
 
 @dataclass(frozen=True)
 class PolicySettings:
     """From scores to OK, NG or UNSURE."""
 
-    threshold: float | None = _setting(None, "image threshold; absent: the artifact's calibrated one")
-    pixel_threshold: float | None = _setting(None, "pixel threshold for boxes; absent: the artifact's")
-    unsure: float = _setting(
-        0.0, "half width of the UNSURE band around the threshold, as a share of (threshold - median of normals)"
+    threshold: Annotated[float | None, "image threshold; absent: the artifact's calibrated one"] = None
+    pixel_threshold: Annotated[float | None, "pixel threshold for boxes; absent: the artifact's"] = None
+    unsure: Annotated[
+        float, "half width of the UNSURE band around the threshold, as a share of (threshold - median of normals)"
+    ] = 0.0
+    hysteresis: Annotated[
+        float, "after NG, the threshold is lower by this share until a score falls below it (endless material)"
+    ] = 0.0
+    min_area: Annotated[int, "NG needs a defect of at least this many pixels of the inspected picture"] = 0
+    frames: Annotated[int, "frames of one part that are judged together"] = 1
+    votes: Annotated[int, "NG frames among them that make the part NG; fewer but some: UNSURE"] = 1
+    deadline_ms: Annotated[float, "the verdict is due this long after the frame was taken; 0: no deadline"] = 0.0
+    on_deadline: Annotated[Literal["NG", "UNSURE", "ERROR"], "the verdict given when it isn't there by then"] = (
+        "UNSURE"
     )
-    hysteresis: float = _setting(
-        0.0, "after NG, the threshold is lower by this share until a score falls below it (endless material)"
-    )
-    min_area: int = _setting(0, "NG needs a defect of at least this many pixels of the inspected picture")
-    frames: int = _setting(1, "frames of one part that are judged together")
-    votes: int = _setting(1, "NG frames among them that make the part NG; fewer but some: UNSURE")
-    deadline_ms: float = _setting(0.0, "the verdict is due this long after the frame was taken; 0: no deadline")
-    on_deadline: Literal["NG", "UNSURE", "ERROR"] = _setting(
-        "UNSURE", "the verdict given when it isn't there by then"
-    )
-    regions: tuple[RegionSettings, ...] = _setting((), "boxes with a threshold of their own, or ignored")
+    regions: Annotated[tuple[RegionSettings, ...], "boxes with a threshold of their own, or ignored"] = ()
 
     def __post_init__(self) -> None:
         for name in ("threshold", "pixel_threshold"):  # above NaN is nothing: every part would be good
@@ -214,27 +209,27 @@ class PolicySettings:
 class StationSettings:
     """One camera and what is done with its frames."""
 
-    name: str = _setting("", "names the station in verdicts; absent: made from the address")
-    artifact: str = _setting("", "artifact for this station; absent: the run's")
-    product: str = _setting(
-        "",
+    name: Annotated[str, "names the station in verdicts; absent: made from the address"] = ""
+    artifact: Annotated[str, "artifact for this station; absent: the run's"] = ""
+    product: Annotated[
+        str,
         "which of the artifact's products this station sees; needed where each has a threshold; all: the common one",
-    )
-    source: SourceSettings = _section(SourceSettings, "where frames come from")
-    frame: FrameSettings = _section(FrameSettings, "straighten, rotate, cut out, tile")
-    trigger: TriggerSettings = _section(TriggerSettings, "what starts an inspection")
-    presence: PresenceSettings = _section(PresenceSettings, "inspect only while there is a part")
-    policy: PolicySettings = _section(PolicySettings, "from scores to a decision")
+    ] = ""
+    source: Annotated[SourceSettings, "where frames come from"] = SourceSettings()
+    frame: Annotated[FrameSettings, "straighten, rotate, cut out, tile"] = FrameSettings()
+    trigger: Annotated[TriggerSettings, "what starts an inspection"] = TriggerSettings()
+    presence: Annotated[PresenceSettings, "inspect only while there is a part"] = PresenceSettings()
+    policy: Annotated[PolicySettings, "from scores to a decision"] = PolicySettings()
 
 
 @dataclass(frozen=True)
 class EngineSettings:
     """What runs the graph."""
 
-    backend: str = _setting("auto", "auto, onnxruntime, openvino or tensorrt")
-    precision: str = _setting("auto", "auto, fp32, fp16 or int8; auto is the calibrated one")
-    threads: int | None = _setting(None, "CPU threads; absent: all")
-    reload: bool = _setting(True, "load the artifact again when its files change, without missing a part")
+    backend: Annotated[str, "auto, onnxruntime, openvino or tensorrt"] = "auto"
+    precision: Annotated[str, "auto, fp32, fp16 or int8; auto is the calibrated one"] = "auto"
+    threads: Annotated[int | None, "CPU threads; absent: all"] = None
+    reload: Annotated[bool, "load the artifact again when its files change, without missing a part"] = True
 
     def __post_init__(self) -> None:
         _need_at_least(1, "engine", self, "threads")
@@ -244,10 +239,10 @@ class EngineSettings:
 class StoreSettings:
     """The verdict store."""
 
-    path: str = _setting("", "SQLite file; absent: verdicts.sqlite in the output folder")
-    days: float = _setting(90.0, "verdicts older than this are removed; 0 keeps all")
-    max_mb: float = _setting(2000.0, "the oldest verdicts are removed beyond this size; 0 for no limit")
-    durable: bool = _setting(True, "wait for the disk at every verdict, so that a power cut loses none")
+    path: Annotated[str, "SQLite file; absent: verdicts.sqlite in the output folder"] = ""
+    days: Annotated[float, "verdicts older than this are removed; 0 keeps all"] = 90.0
+    max_mb: Annotated[float, "the oldest verdicts are removed beyond this size; 0 for no limit"] = 2000.0
+    durable: Annotated[bool, "wait for the disk at every verdict, so that a power cut loses none"] = True
 
     def __post_init__(self) -> None:
         _need_at_least(0, "store", self, "days", "max_mb")
@@ -257,12 +252,12 @@ class StoreSettings:
 class ImagesSettings:
     """Pictures of rejects, and of a sample of accepts."""
 
-    enabled: bool = _setting(True, "write them into images/ in the output folder")
-    accepts_every: int = _setting(100, "also keep every n-th accepted part; 0 for none")
-    overlay: bool = _setting(True, "also write the picture with its heat map and boxes")
-    scores: bool = _setting(False, "also write the pixel scores as a NumPy file")
-    days: float = _setting(30.0, "pictures older than this are removed; 0 keeps all")
-    max_mb: float = _setting(5000.0, "the oldest pictures are removed beyond this size; 0 for no limit")
+    enabled: Annotated[bool, "write them into images/ in the output folder"] = True
+    accepts_every: Annotated[int, "also keep every n-th accepted part; 0 for none"] = 100
+    overlay: Annotated[bool, "also write the picture with its heat map and boxes"] = True
+    scores: Annotated[bool, "also write the pixel scores as a NumPy file"] = False
+    days: Annotated[float, "pictures older than this are removed; 0 keeps all"] = 30.0
+    max_mb: Annotated[float, "the oldest pictures are removed beyond this size; 0 for no limit"] = 5000.0
 
     def __post_init__(self) -> None:
         _need_at_least(0, "images", self, "accepts_every", "days", "max_mb")
@@ -272,9 +267,9 @@ class ImagesSettings:
 class VideoSettings:
     """One annotated video of everything that was inspected."""
 
-    path: str = _setting("", "file to write (.mp4 or .avi); absent: annotated.mp4 for one video file, else none")
-    fps: float = _setting(25.0, "its frames per second")
-    height: int = _setting(480, "its height in pixels")
+    path: Annotated[str, "file to write (.mp4 or .avi); absent: annotated.mp4 for one video file, else none"] = ""
+    fps: Annotated[float, "its frames per second"] = 25.0
+    height: Annotated[int, "its height in pixels"] = 480
 
     def __post_init__(self) -> None:
         _need(self.fps > 0, f"video.fps = {self.fps}", "use more than 0")
@@ -285,20 +280,20 @@ class VideoSettings:
 class RunSettings:
     """Everything `edgead run` needs besides what is given on its command line."""
 
-    artifact: str = _setting("", "folder that `edgead train` wrote")
-    out: str = _setting("edgead-run", "output folder")
-    station: tuple[StationSettings, ...] = _setting((StationSettings(),), "the cameras, as [[station]] tables")
-    engine: EngineSettings = _section(EngineSettings, "what runs the graph; shared by stations with one artifact")
-    store: StoreSettings = _section(StoreSettings, "the verdict store")
-    images: ImagesSettings = _section(ImagesSettings, "pictures of rejects and sampled accepts")
-    video: VideoSettings = _section(VideoSettings, "one annotated video")
-    sink: dict[str, Any] = _section(
-        dict, "plant sinks, each a table: mqtt, modbus, modbus_client, opcua, gpio, webhook, prometheus"
-    )
-    page: dict[str, Any] | None = _setting(None, "the operator page: host, port, token; absent: none")
-    health: dict[str, Any] | None = _setting(None, "/healthz and /readyz: host, port; absent: none")
-    drift: dict[str, Any] | None = _setting(None, "warn when accepted parts or pictures drift; absent: no watch")
-    recalibration: dict[str, Any] | None = _setting(None, "keep a sample of accepted parts: size; absent: none")
+    artifact: Annotated[str, "folder that `edgead train` wrote"] = ""
+    out: Annotated[str, "output folder"] = "edgead-run"
+    station: Annotated[tuple[StationSettings, ...], "the cameras, as [[station]] tables"] = (StationSettings(),)
+    engine: Annotated[EngineSettings, "what runs the graph; shared by stations with one artifact"] = EngineSettings()
+    store: Annotated[StoreSettings, "the verdict store"] = StoreSettings()
+    images: Annotated[ImagesSettings, "pictures of rejects and sampled accepts"] = ImagesSettings()
+    video: Annotated[VideoSettings, "one annotated video"] = VideoSettings()
+    sink: Annotated[
+        dict[str, Any], "plant sinks, each a table: mqtt, modbus, modbus_client, opcua, gpio, webhook, prometheus"
+    ] = field(default_factory=dict)
+    page: Annotated[dict[str, Any] | None, "the operator page: host, port, token; absent: none"] = None
+    health: Annotated[dict[str, Any] | None, "/healthz and /readyz: host, port; absent: none"] = None
+    drift: Annotated[dict[str, Any] | None, "warn when accepted parts or pictures drift; absent: no watch"] = None
+    recalibration: Annotated[dict[str, Any] | None, "keep a sample of accepted parts: size; absent: none"] = None
 
 
 TABLES = ("sink", "page", "health", "drift", "recalibration")  # read by the module they belong to
