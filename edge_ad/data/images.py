@@ -140,6 +140,15 @@ def resize_mask(mask: Mask, size: Sequence[int]) -> Mask:
     return np.asarray(resized > 0)
 
 
+def shrink(frame: Frame, side: int) -> Frame:
+    """The frame, its longest side at most `side` pixels."""
+    scale = side / max(frame.shape[:2])
+    if scale >= 1:
+        return frame
+    size = (max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale)))
+    return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
 def encode_image(frame: npt.NDArray[np.uint8], suffix: str = ".png", quality: int = 90) -> bytes:
     """[H, W, 3] RGB or [H, W] gray as the bytes of a PNG or JPEG file. quality: 0..100, for JPEG."""
     picture = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR) if frame.ndim == 3 else frame

@@ -11,10 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import cv2
-import numpy as np
-
-from edge_ad.data.images import Frame, read_image
+from edge_ad.data.images import Frame, read_image, shrink
 from edge_ad.data.samples import Problem, Sample
 from edge_ad.errors import DataError
 
@@ -50,11 +47,8 @@ class PhotoReader:
         if side is None:
             return self._keep(path, side, read_image(path))
         whole = self.read(path)
-        scale = side / max(whole.shape[:2])
-        if scale >= 1:
-            return whole
-        size = (max(1, round(whole.shape[1] * scale)), max(1, round(whole.shape[0] * scale)))
-        return self._keep(path, side, np.asarray(cv2.resize(whole, size, interpolation=cv2.INTER_AREA), np.uint8))
+        small = shrink(whole, side)
+        return whole if small is whole else self._keep(path, side, small)
 
     def usable(self, samples: Iterable[Sample]) -> tuple[list[Usable], list[Problem]]:
         """The photos that can be decoded, and what is wrong with the others, which is logged."""

@@ -82,7 +82,7 @@ class Station:
         self._policy: tuple[Loaded, Policy] | None = None
         self._calibration: tuple[Loaded, dict[str, Any]] | None = None
         self._failures = 0
-        self._listener: Listener | None = None
+        self.listener: Listener | None = None  # of a signal from outside
         loops = {"prepare": self._prepare_loop, "infer": self._infer_loop, "judge": self._judge_loop}
         self._threads = [
             threading.Thread(target=self._guard, args=(loop,), name=f"{name}-{self.name}", daemon=True)
@@ -91,16 +91,16 @@ class Station:
 
     def start(self) -> None:
         """Begin. BackendError: the trigger can't be used."""
-        self._listener = open_listener(self.settings.trigger, self.signals) if self.signals else None
+        self.listener = open_listener(self.settings.trigger, self.signals) if self.signals else None
         self.capture.start()
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
         """Take no more frames; those already taken still get their verdicts."""
-        if self._listener:
-            self._listener.close()
-            self._listener = None
+        if self.listener:
+            self.listener.close()
+            self.listener = None
         self.capture.stop()
 
     def calibration(self, loaded: Loaded | None = None) -> dict[str, Any]:
@@ -122,10 +122,6 @@ class Station:
         for thread in self._threads:
             if thread.ident is not None:  # another station's trigger may have refused before this one began
                 thread.join(max(end - time.monotonic(), 0.01))
-
-    def trigger_port(self) -> int:
-        """The port of an HTTP trigger (0: none)."""
-        return int(getattr(self._listener, "port", 0))
 
     def _guard(self, loop: Callable[[], None]) -> None:
         try:
@@ -161,7 +157,7 @@ class Station:
                 raise self.capture.failure
         finally:
             self._close_part()
-            self._put(None)
+            self._put(None, self._to_infer)
 
     def _picture(self, picture: Picture) -> bool:
         """Take the frame when it is a part's; False when no more frames may be taken."""
@@ -189,7 +185,7 @@ class Station:
         job.turn = True
         if self._turn:
             self._turn.prepared(job.marks[-1][1] - job.marks[-2][1])
-        self._put(job)
+        self._put(job, self._to_infer)
         return True
 
     def _part_for(self, picture: Picture) -> Part | None:
@@ -229,7 +225,7 @@ class Station:
     def _close_part(self) -> None:
         """No more frames of the open part will come."""
         if self._part and self._part_left:
-            self._put(Job(self._part, -1, 0, 0, closing=True))
+            self._put(Job(self._part, -1, 0, 0, closing=True), self._to_infer)
         self._part, self._part_left = None, 0
 
     def _fault(self, fault: Fault) -> None:
@@ -247,15 +243,16 @@ class Station:
             self._error_job(part, reason, self.capture.seen, time.time_ns() - (now - fired_ns), fired_ns)
 
     def _error_job(self, part: str, reason: str, number: int, time_ns: int, captured_ns: int) -> None:
-        votes = Votes(self.settings.policy)
-        self._put(Job(Part(part, votes, None), number, time_ns, captured_ns, error=reason))
+        empty = Part(part, Votes(self.settings.policy), None)
+        self._put(Job(empty, number, time_ns, captured_ns, error=reason), self._to_infer)
 
-    def _put(self, job: Job | None) -> None:
-        while self.failure is None:
+    def _put(self, job: Job | None, to: queue.Queue[Job | None]) -> None:
+        while True:
             try:
-                return self._to_infer.put(job, timeout=0.5)
+                return to.put(job, timeout=0.5)
             except queue.Full:
-                continue
+                if self.failure is not None:
+                    return None
 
     # infer
 
@@ -278,17 +275,9 @@ class Station:
                         turn.inferred(job.marks[-1][1] - job.marks[-2][1])
                 if turn and not early:
                     turn.give()
-                self._pass_on(job)
+                self._put(job, self._to_judge)
         finally:
-            self._pass_on(None)
-
-    def _pass_on(self, job: Job | None) -> None:
-        while True:
-            try:
-                return self._to_judge.put(job, timeout=0.5)
-            except queue.Full:
-                if self.failure is not None:
-                    return None
+            self._put(None, self._to_judge)
 
     def _infer(self, job: Job) -> None:
         assert job.loaded is not None

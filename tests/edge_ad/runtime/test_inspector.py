@@ -14,6 +14,7 @@ from edge_ad.errors import ArtifactError, BackendError, ConfigError
 from edge_ad.runtime.engine import Engine
 from edge_ad.runtime.inspector import Inspector
 from edge_ad.runtime.settings import EngineSettings
+from edge_ad.runtime.sinks import Sink
 from edge_ad.runtime.sinks_files import ImageSink, VideoSink
 from edge_ad.runtime.store import Store
 
@@ -132,17 +133,11 @@ def test_a_full_disk_stops_no_verdict_and_is_made_up_for(run_settings, part_fold
     try:
         told = []
 
-        class Told:
-            name, delivery = "told", "stored"
+        class Told(Sink):
+            name = "told"
 
-            def open(self):
-                pass
-
-            def write(self, verdict, frame, pixel_scores):
+            def write(self, verdict, frame=None, pixel_scores=None):
                 told.append(verdict.id)
-
-            def close(self):
-                pass
 
         source = {"address": str(part_folder), "repeat": True}
         settings = run_settings({"name": "line", "source": source}, store={"durable": True})
@@ -259,7 +254,7 @@ def test_http_trigger_inspects_one_frame_a_signal(run_settings, cameras, product
     with cameras.MjpegServer(picture=product[0]) as server:
         running = Running(run_settings(station(server.url, trigger=trigger)))
         wait_for(lambda: running.inspector.stations[0].capture.state == "up")
-        port = running.inspector.stations[0].trigger_port()
+        port = running.inspector.stations[0].listener.port
         for part in ("A-17", "A-18"):
             request = urllib.request.Request(
                 f"http://127.0.0.1:{port}/trigger", b'{"part": "%s"}' % part.encode(), method="POST"
