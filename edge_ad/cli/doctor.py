@@ -71,20 +71,23 @@ def examine(artifact: str = "") -> Iterator[Finding]:
             )
 
 
+def _either(good: object, what: str, found: str, absent: str, advice: str) -> Finding:
+    """`found` where it is good, else what is there instead and what to do about it."""
+    return Finding(what, "good", found) if good else Finding(what, "missing", absent, advice)
+
+
 def _system() -> Iterator[Finding]:
     board = _text("/proc/device-tree/model") or platform.machine()
     yield Finding(
         "machine", "good", f"{board}, {len(os.sched_getaffinity(0))} CPUs, Python {platform.python_version()}"
     )
     if governor := _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"):
-        slow = governor == "powersave"
-        advice = "set it to performance: sudo cpupower frequency-set -g performance" if slow else ""
-        yield Finding("CPU governor", "missing" if slow else "good", governor, advice)
+        advice = "set it to performance: sudo cpupower frequency-set -g performance"
+        yield _either(governor != "powersave", "CPU governor", governor, governor, advice)
     if shutil.which("nvpmodel"):
         mode = " ".join(_output(["nvpmodel", "-q"]).split())
-        most = "MAXN" in mode
-        advice = "" if most else "sudo nvpmodel -m 0 && sudo jetson_clocks, if cooling allows"
-        yield Finding("Jetson power mode", "good" if most else "missing", mode or "unknown", advice)
+        advice = "sudo nvpmodel -m 0 && sudo jetson_clocks, if cooling allows"
+        yield _either("MAXN" in mode, "Jetson power mode", mode, mode or "unknown", advice)
     for zone in glob.glob("/sys/class/thermal/thermal_zone*/temp"):
         degrees = int(_text(zone) or 0) / 1000
         if degrees > 90:
@@ -94,13 +97,9 @@ def _system() -> Iterator[Finding]:
 def _kernels() -> Iterator[Finding]:
     from edge_ad.kernels import available_backends
 
-    backends = available_backends()
-    names = ", ".join(str(name) for name in backends)
-    if "cpp" in [str(name) for name in backends]:
-        yield Finding("C++ kernels", "good", names)
-    else:
-        advice = "install g++ and reinstall edge-ad; until then the slower NumPy definitions run"
-        yield Finding("C++ kernels", "missing", names, advice)
+    names = [str(name) for name in available_backends()]
+    advice = "install g++ and reinstall edge-ad; until then the slower NumPy definitions run"
+    yield _either("cpp" in names, "C++ kernels", ", ".join(names), ", ".join(names), advice)
 
 
 def _engines() -> Iterator[Finding]:
@@ -131,8 +130,7 @@ def _gpu() -> Iterator[Finding]:
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
         found = _output(query)
-        advice = "" if found else "nvidia-smi fails: is the driver loaded?"
-        yield Finding("NVIDIA GPU", "good" if found else "missing", found or "no GPU answers", advice)
+        yield _either(found, "NVIDIA GPU", found, "no GPU answers", "nvidia-smi fails: is the driver loaded?")
     elif not jetson:
         yield Finding("NVIDIA GPU", "missing", "no driver", "none is needed: the CPU runs everything, slower")
     package = next(filter(_installed, ("pycuda", "cuda.bindings")), None)
@@ -149,43 +147,31 @@ def _cameras() -> Iterator[Finding]:
     from edge_ad.runtime.sources_genicam import find_producers
     from edge_ad.runtime.sources_video import has_gstreamer
 
-    devices = sorted(glob.glob("/dev/video*"))
-    denied = [device for device in devices if not os.access(device, os.R_OK | os.W_OK)]
+    devices, denied = _devices("/dev/video*")
     if denied:
         advice = f"sudo usermod -aG video {os.environ.get('USER', '$USER')}, then log in again"
-        yield Finding("cameras (V4L2)", "broken", f"no right to use {', '.join(denied)}", advice)
-    elif devices:
-        yield Finding("cameras (V4L2)", "good", ", ".join(devices))
+        yield Finding("cameras (V4L2)", "broken", f"no right to use {denied}", advice)
     else:
-        yield Finding("cameras (V4L2)", "missing", "no /dev/video*", "plug one in; streams and files work without")
+        advice = "plug one in; streams and files work without"
+        yield _either(devices, "cameras (V4L2)", devices, "no /dev/video*", advice)
     yield Finding("OpenCV", "good", f"{cv2.__version__}, {'windows' if can_show_windows() else 'no windows'}")
-    if has_gstreamer():
-        yield Finding("GStreamer in OpenCV", "good", "yes")
+    advice = "for csi:// and pipelines: the system's OpenCV (JetPack), or build it WITH_GSTREAMER"
+    yield _either(has_gstreamer(), "GStreamer in OpenCV", "yes", "built without it", advice)
+    if _installed("harvesters"):
+        producers = ", ".join(path.name for path in find_producers())
+        advice = "install the maker's driver, set GENICAM_GENTL64_PATH"
+        yield _either(producers, "GenICam", producers, "no producer (.cti)", advice)
     else:
-        advice = "for csi:// and pipelines: the system's OpenCV (JetPack), or build it WITH_GSTREAMER"
-        yield Finding("GStreamer in OpenCV", "missing", "built without it", advice)
-    producers = find_producers()
-    if not _installed("harvesters"):
         yield Finding("GenICam", "missing", "harvesters is not installed", "for genicam://: pip install harvesters")
-    elif not producers:
-        yield Finding(
-            "GenICam", "missing", "no producer (.cti)", "install the maker's driver, set GENICAM_GENTL64_PATH"
-        )
-    else:
-        yield Finding("GenICam", "good", ", ".join(path.name for path in producers))
 
 
 def _gpio() -> Iterator[Finding]:
-    chips = sorted(glob.glob("/dev/gpiochip*"))
-    if not chips:
-        return
-    denied = [chip for chip in chips if not os.access(chip, os.R_OK | os.W_OK)]
+    chips, denied = _devices("/dev/gpiochip*")
     if denied:
-        yield Finding("GPIO", "broken", f"no right to use {', '.join(denied)}", "add the user to the group gpio")
-    elif not _installed("gpiod"):
-        yield Finding("GPIO", "missing", "the package gpiod is not installed", "pip install 'gpiod>=2'")
-    else:
-        yield Finding("GPIO", "good", ", ".join(chips))
+        yield Finding("GPIO", "broken", f"no right to use {denied}", "add the user to the group gpio")
+    elif chips:
+        absent = "the package gpiod is not installed"
+        yield _either(_installed("gpiod"), "GPIO", chips, absent, "pip install 'gpiod>=2'")
 
 
 def _weights() -> Iterator[Finding]:
@@ -195,12 +181,9 @@ def _weights() -> Iterator[Finding]:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     own = Path(os.environ.get("EDGE_AD_CACHE") or home / "edge_ad")
     caches = [Path(os.environ.get("HF_HOME") or home / "huggingface"), own / "weights"]
-    found = [str(cache) for cache in caches if cache.is_dir() and any(cache.iterdir())]
-    if found:
-        yield Finding("teacher weights", "good", f"a cache in {', '.join(found)}")
-    else:
-        advice = "fetched at the first training, or give `edgead train --weights FILE`; runs need none"
-        yield Finding("teacher weights", "missing", "no local cache", advice)
+    found = ", ".join(str(cache) for cache in caches if cache.is_dir() and any(cache.iterdir()))
+    advice = "fetched at the first training, or give `edgead train --weights FILE`; runs need none"
+    yield _either(found, "teacher weights", f"a cache in {found}", "no local cache", advice)
 
 
 def _extras() -> Iterator[Finding]:
@@ -211,14 +194,11 @@ def _extras() -> Iterator[Finding]:
         "fastapi": "operator page",
         "prometheus_client": "Prometheus",
     }
-    absent = [use for package, use in packages.items() if not _installed(package)]
-    if absent:
-        yield Finding("plant protocols", "missing", f"no {', '.join(absent)}", "pip install 'edge-ad[plant]'")
-    else:
-        yield Finding("plant protocols", "good", ", ".join(packages.values()))
+    absent = ", ".join(use for package, use in packages.items() if not _installed(package))
+    every = ", ".join(packages.values())
+    yield _either(not absent, "plant protocols", every, f"no {absent}", "pip install 'edge-ad[plant]'")
     systemd = Path("/run/systemd/system").is_dir()
-    found = "runs" if systemd else "doesn't run here"
-    yield Finding("systemd", "good" if systemd else "missing", found, "" if systemd else "for `run --service` only")
+    yield _either(systemd, "systemd", "runs", "doesn't run here", "for `run --service` only")
 
 
 def _disk() -> Iterator[Finding]:
@@ -226,13 +206,8 @@ def _disk() -> Iterator[Finding]:
     advice = "free some space: verdicts and pictures go there" if free_gb < 2 else ""
     yield Finding("disk", "broken" if free_gb < 0.2 else "good", f"{free_gb:.1f} GB free in {Path.cwd()}", advice)
     total = next((int(line.split()[1]) for line in _text("/proc/meminfo").splitlines() if "MemAvailable" in line), 0)
-    enough = total > 1_000_000
-    yield Finding(
-        "memory",
-        "good" if enough else "missing",
-        f"{total / 1e6:.1f} GB available",
-        "" if enough else "close programs",
-    )
+    found = f"{total / 1e6:.1f} GB available"
+    yield _either(total > 1_000_000, "memory", found, found, "close programs")
 
 
 def _artifact(path: str) -> Iterator[Finding]:
@@ -255,6 +230,12 @@ def _artifact(path: str) -> Iterator[Finding]:
     yield Finding("artifact", "good", found)
     if not artifact.manifest.calibration:
         yield Finding("threshold", "missing", "not calibrated", f"edgead calibrate {path} --normals DIR")
+
+
+def _devices(pattern: str) -> tuple[str, str]:
+    """The device files, and those of them that this user may not use; both as words."""
+    found = sorted(glob.glob(pattern))
+    return ", ".join(found), ", ".join(path for path in found if not os.access(path, os.R_OK | os.W_OK))
 
 
 def _installed(package: str) -> bool:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from edge_ad.cli.progress import is_first_process
+from edge_ad.cli.progress import TerminalProgress, is_first_process
 
 if TYPE_CHECKING:
     from edge_ad.config import DiffusionConfig
@@ -98,7 +97,8 @@ def command(
         )
     features = _teacher_features(weights, frames[0].shape) if min_feature_distance else None
     sources = build_sources(settings, frames, generated=generated, textures=textures)
-    with _bar() as update:
+    with TerminalProgress() as progress:
+        progress.phase("triplets", count)
         manifest = write_triplets(
             out,
             frames,
@@ -110,7 +110,7 @@ def command(
             visible=settings.visible,
             per_shard=per_shard,
             notes=notes,
-            progress=lambda done, of: update("triplets", done, of, ""),
+            progress=lambda done, of: progress.advance(1),
         )
     for name, number in sorted({**manifest["drawn_again"], **manifest["rejected"]}.items()):
         console.print(f"drawn again, {name}: {number}")
@@ -209,14 +209,13 @@ def _draw(frames: NormalFrames, model: DiffusionConfig, folder: Path, seed: int,
     use = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     network, _, digest = load_model(folder, use)
     index = Index(digest, sampler_settings(model), seed)
-    with _bar() as update:
-        draw, done = drawer(network, model, frames), 0
+    with TerminalProgress() as progress:
+        draw = drawer(network, model, frames)
+        progress.phase("anomaly images", model.images)
 
         def counted(seeds: Any) -> Any:
-            nonlocal done
             images = draw(seeds)
-            done += len(images)
-            update("anomaly images", min(done, model.images), model.images, "")
+            progress.advance(len(images))
             return images
 
         check = Memorised(frames)
@@ -234,30 +233,15 @@ def _train(
     """Train the diffusion model, from where it stopped; the step it came to."""
     from edge_ad.training.diffusion import DiffusionTrainer
 
-    with _bar() as update:
+    with TerminalProgress() as progress:
         trainer = DiffusionTrainer(frames, model, folder, seed=seed, device=device, say=console.print)
+        progress.phase("diffusion model", model.steps, trainer.step)
         trained = trainer.run(
             max_minutes=max_minutes,
-            progress=lambda step, of, loss, rate: update(
-                "diffusion model", step, of, f"loss {loss:.4f}, {rate:.1f} images/s"
-            ),
+            progress=lambda step, of, loss, rate: progress.advance(1, loss=loss, images_per_second=rate),
         )
     rate = f" at {trained.images_per_second:.1f} images/s" if trained.images_per_second else ""
     console.print(f"diffusion model: step {trained.step} of {model.steps}, loss {trained.loss:.4f}{rate}")
     if not trained.finished:
         console.print("training stopped by --max-minutes: run the same command again to go on")
     return trained.step
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[str, int, int, str], None]]:
-    """A progress bar on stderr: call it with (what, done, of, more)."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    more = TextColumn("{task.fields[more]}")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), more)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=None, more="")
-        yield lambda what, done, of, more: progress.update(
-            task, description=what, completed=done, total=of, more=more
-        )
