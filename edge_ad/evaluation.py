@@ -300,11 +300,8 @@ def stamps(artifact: Artifact, dataset: Dataset, runner: Runner) -> dict[str, An
     }
 
 
-def category_thresholds(
-    calibration: Mapping[str, Any] | None, categories: Sequence[str], key: str = "image_threshold"
-) -> dict[str, float]:
-    """A threshold of each category, its own or the common one; empty before calibration. key: or pixel_threshold."""
-    if not calibration or calibration.get(key) is None:
-        return {}
-    own = calibration.get("per_class") or {}
-    return {name: float(own.get(name, calibration)[key]) for name in categories}
+def category_calibrations(calibration: Mapping[str, Any] | None, categories: Sequence[str]) -> dict[str, Any]:
+    """By category, the manifest's calibration with the category's own thresholds and scores in it."""
+    common = dict(calibration or {})
+    own = common.get("per_class") or {}
+    return {name: common | own.get(name, {}) for name in categories}

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_ad import metrics
-from edge_ad.data.images import Frame, Mask, encode_image
+from edge_ad.data.images import Frame, Mask, encode_image, shrink
 from edge_ad.evaluation import CategoryResult, Evaluation, Figures, Look
 from edge_ad.kernels import find_defects
 from edge_ad.runtime.overlay import (
@@ -73,43 +73,43 @@ class Gallery:
         return [shown for _, _, shown in sorted(self.kept.get((category, row), ()), key=lambda item: -item[0])]
 
 
-def write_report(evaluation: Evaluation, gallery: Gallery, scale: ScoreScale | None = None) -> str:
-    """The HTML page. scale: of the heat maps; default: the range of the maps shown, per category."""
+Calibrations = Mapping[str, Mapping[str, Any]]  # by category; they give the heat maps' scales and what is boxed
+
+
+def write_report(evaluation: Evaluation, gallery: Gallery, calibrations: Calibrations | None = None) -> str:
+    """The HTML page."""
     about = evaluation.about
     title = f"{about.get('artifact', 'detector')} on {about.get('data', 'data')}"
     parts = [f"<h1>{_text(title)}</h1>", _summary_table(evaluation), _about_table(about)]
     parts += [_files(evaluation)] if evaluation.skipped or evaluation.notes else []
     for name, result in evaluation.categories.items():
-        parts.append(_category(name, result, evaluation.thresholds.get(name), gallery, scale))
+        calibration = (calibrations or {}).get(name)
+        parts.append(_category(name, result, evaluation.thresholds.get(name), gallery, calibration))
     return _PAGE.replace("{title}", _text(title)).replace("{body}", "\n".join(parts))
 
 
 def draw_sheet(
-    evaluation: Evaluation,
-    gallery: Gallery,
-    scale: ScoreScale | None = None,
-    pixel_thresholds: Mapping[str, float] | None = None,
-    shown: int = 3,
+    evaluation: Evaluation, gallery: Gallery, calibrations: Calibrations | None = None, shown: int = 3
 ) -> Frame:
     """The contact sheet: of each category the defects and good photos with the lowest and the highest scores.
 
-    scale: of the heat maps; default: the range of those shown. pixel_thresholds: by category; boxes are drawn around
-    what exceeds them. shown: photos of each sort; a photo appears once.
+    shown: photos of each sort; a photo appears once.
     """
     rows = []
     for category in evaluation.categories:
-        threshold, pixel_threshold = evaluation.thresholds.get(category), (pixel_thresholds or {}).get(category)
+        calibration, threshold = (calibrations or {}).get(category, {}), evaluation.thresholds.get(category)
         several = len(evaluation.categories) > 1
         extremes = [one for row in _ROWS for one in gallery.row(category, row)[:shown]]
+        scale = score_scale(calibration, [one.pixel_scores for one in extremes])
         for one in {(one.kind, one.name): one for one in extremes}.values():
             caption = f"{category}/{one.kind}/{one.name}" if several else f"{one.kind}/{one.name}"
-            rows.append(_sheet_row(one, caption, threshold, pixel_threshold))
-    return contact_sheet(
-        rows, scale, title=f"{evaluation.about.get('artifact', 'detector')}: lowest and highest scores"
-    )
+            rows.append(_sheet_row(one, caption, threshold, calibration.get("pixel_threshold"), scale))
+    return contact_sheet(rows, title=f"{evaluation.about.get('artifact', 'detector')}: lowest and highest scores")
 
 
-def _sheet_row(one: Shown, caption: str, threshold: float | None, pixel_threshold: float | None) -> SheetRow:
+def _sheet_row(
+    one: Shown, caption: str, threshold: float | None, pixel_threshold: float | None, scale: ScoreScale
+) -> SheetRow:
     height, width = one.frame.shape[:2]
     down, across = height / one.pixel_scores.shape[0], width / one.pixel_scores.shape[1]
     defects = [] if pixel_threshold is None else find_defects(one.pixel_scores, pixel_threshold)
@@ -121,11 +121,16 @@ def _sheet_row(one: Shown, caption: str, threshold: float | None, pixel_threshol
     decision = "" if threshold is None else "NG" if rejected else "OK"
     wrong = threshold is not None and rejected != (one.kind != "good")
     note = score_text(one.image_score, threshold)
-    return SheetRow(one.frame, one.pixel_scores, decision, caption, note, one.mask, boxes if rejected else (), wrong)
+    shown = boxes if rejected else ()
+    return SheetRow(one.frame, one.pixel_scores, decision, caption, note, one.mask, shown, wrong, scale)
 
 
 def _category(
-    name: str, result: CategoryResult, threshold: float | None, gallery: Gallery, scale: ScoreScale | None
+    name: str,
+    result: CategoryResult,
+    threshold: float | None,
+    gallery: Gallery,
+    calibration: Mapping[str, Any] | None,
 ) -> str:
     pixels = result.pooled(result.pixels)
     curves = {"image ROC": _image_roc(result), "pixel ROC": pixels.roc(), "per-region overlap": pixels.pro()}
@@ -133,7 +138,7 @@ def _category(
     charts.append(_histogram(result, threshold))
     rows = {row: gallery.row(name, row) for row in _ROWS}
     maps = [shown.pixel_scores for shown in itertools.chain.from_iterable(rows.values())]
-    scale = scale or score_scale(None, maps)
+    scale = score_scale(calibration, maps)
     pictures = "".join(
         f"<h3>{_TITLES[row]}</h3><div class='row'>{''.join(_figure(one, scale, threshold) for one in shown)}</div>"
         for row, shown in rows.items()
@@ -300,13 +305,12 @@ def _figure(one: Shown, scale: ScoreScale, threshold: float | None) -> str:
 
 
 def _shrunk(look: Look) -> Shown:
-    height, width = look.frame.shape[:2]
-    factor = min(1.0, _SIDE / max(height, width))
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    frame = np.asarray(cv2.resize(look.frame, size, interpolation=cv2.INTER_AREA), np.uint8)
+    frame = shrink(look.frame, _SIDE)
     mask = None
     if look.mask is not None:  # any covered pixel counts, so that small defects stay visible
-        mask = np.asarray(cv2.resize(look.mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0)
+        mask = np.asarray(
+            cv2.resize(look.mask.astype(np.float32), frame.shape[1::-1], interpolation=cv2.INTER_AREA) > 0
+        )
     name = look.sample.path.name
     return Shown(name, look.sample.kind, look.image_score, frame, look.pixel_scores.copy(), mask)
 

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
+
+from edge_ad.cli.progress import TerminalProgress
 
 
 def command(
@@ -41,10 +42,9 @@ def command(
     from edge_ad.data.images import encode_image
     from edge_ad.data.samples import scan
     from edge_ad.errors import DataError
-    from edge_ad.evaluation import category_thresholds, evaluate, stamps
+    from edge_ad.evaluation import category_calibrations, evaluate, stamps
     from edge_ad.report import Gallery, draw_sheet, write_report
     from edge_ad.runtime.backends import open_runner
-    from edge_ad.runtime.overlay import score_scale
 
     words = Console(stderr=True, highlight=False)
     opened = Artifact.open(artifact)
@@ -63,11 +63,10 @@ def command(
     runner: Any = (
         _torch_runner(opened, threads) if backend == "torch" else open_runner(opened, backend, precision, threads)
     )
-    calibration = opened.manifest.calibration
+    calibrations = category_calibrations(opened.manifest.calibration, dataset.categories)
     gallery = Gallery()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=words, transient=True, disable=not words.is_terminal) as progress:
-        task = progress.add_task(f"measuring with {runner.name}", total=len(dataset.test))
+    with TerminalProgress() as progress:
+        progress.phase(f"measuring with {runner.name}", len(dataset.test))
         try:
             result = evaluate(
                 runner,
@@ -75,10 +74,10 @@ def command(
                 opened.manifest.preprocessing,
                 batch=batch,
                 native=native,
-                thresholds=category_thresholds(calibration, dataset.categories),
+                thresholds={n: c["image_threshold"] for n, c in calibrations.items() if "image_threshold" in c},
                 about=stamps(opened, dataset, runner),
                 watch=gallery if report or sheet else None,
-                advance=lambda: progress.advance(task),
+                advance=lambda: progress.advance(1),
             )
         finally:
             runner.close()
@@ -91,13 +90,11 @@ def command(
         Console(highlight=False, width=width).print(_table(figures))
         if json_file:
             write_atomically(json_file, json.dumps(figures, indent=1).encode())
-    scale = score_scale(calibration) if calibration else None
     if sheet:
-        pixel_thresholds = category_thresholds(calibration, dataset.categories, "pixel_threshold")
-        write_atomically(sheet, encode_image(draw_sheet(result, gallery, scale, pixel_thresholds), sheet.suffix))
+        write_atomically(sheet, encode_image(draw_sheet(result, gallery, calibrations), sheet.suffix))
         words.print(f"contact sheet: {sheet}", soft_wrap=True)
     if report:
-        write_atomically(report, write_report(result, gallery, scale).encode("utf-8", "backslashreplace"))
+        write_atomically(report, write_report(result, gallery, calibrations).encode("utf-8", "backslashreplace"))
         words.print(f"report: {report}", soft_wrap=True)
 
 

@@ -162,7 +162,8 @@ def score_text(score: float | None, threshold: float | None) -> str:
 class SheetRow:
     """One result. truth: mask [H, W] of the frame's size, None where there is none. decision: "" without threshold.
 
-    caption: file or kind. note: score and the like. wrong: whether the decision contradicts the label.
+    caption: file or kind. note: score and the like. wrong: whether the decision contradicts the label. scale: of its
+    heat map; default: the sheet's.
     """
 
     frame: Frame
@@ -173,6 +174,7 @@ class SheetRow:
     truth: npt.NDArray[np.bool_] | None = None
     boxes: Sequence[Box] = ()
     wrong: bool = False
+    scale: ScoreScale | None = None
 
 
 def contact_sheet(
@@ -187,7 +189,7 @@ def contact_sheet(
     width = 4 * (cell[1] + _GAP) + _GAP
     bands = [_title_band(title, width)] if title else []
     bands.append(_header_band(cell[1], width))
-    bands += [_row_band(row, scale, cell, width) for row in rows]
+    bands += [_row_band(row, row.scale or scale, cell, width) for row in rows]
     return np.concatenate(bands)
 
 

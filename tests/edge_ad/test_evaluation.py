@@ -14,7 +14,7 @@ from edge_ad import metrics
 from edge_ad.data.images import read_image, read_mask, write_image
 from edge_ad.data.samples import scan
 from edge_ad.errors import DataError
-from edge_ad.evaluation import category_thresholds, evaluate, stamps
+from edge_ad.evaluation import category_calibrations, evaluate, stamps
 from edge_ad.report import Gallery, write_report
 from edge_ad.runtime.backends import open_runner
 from edge_ad.runtime.predictor import Predictor
@@ -167,13 +167,12 @@ def test_threshold_rates_count_false_alarms_and_misses(tmp_path, parts, measure)
     assert result.rates(math.inf)["missed_rate"] == 1
 
 
-def test_thresholds_of_categories():
-    calibration = {"image_threshold": 2.0, "per_class": {"a": {"image_threshold": 1.0}}}
-    assert category_thresholds(calibration, ["a", "b"]) == {"a": 1.0, "b": 2.0}
-    assert category_thresholds(None, ["a"]) == {}
-    assert category_thresholds(calibration, ["a"], "pixel_threshold") == {}
-    calibration = {"pixel_threshold": 3.0, "per_class": {"a": {"pixel_threshold": 4.0}}}
-    assert category_thresholds(calibration, ["a", "b"], "pixel_threshold") == {"a": 4.0, "b": 3.0}
+def test_each_category_is_calibrated_by_its_own_or_the_common_thresholds():
+    calibration = {"image_threshold": 2.0, "pixel_threshold": 3.0, "per_class": {"a": {"image_threshold": 1.0}}}
+    found = category_calibrations(calibration, ["a", "b"])
+    assert {name: own["image_threshold"] for name, own in found.items()} == {"a": 1.0, "b": 2.0}
+    assert {name: own["pixel_threshold"] for name, own in found.items()} == {"a": 3.0, "b": 3.0}
+    assert category_calibrations(None, ["a"]) == {"a": {}}
 
 
 def test_report_is_one_file_that_needs_no_network(tmp_path, parts, measure):

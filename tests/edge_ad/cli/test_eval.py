@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -51,6 +52,23 @@ def test_contact_sheet(capsys, small_artifact, photos, tmp_path):
     sheet = read_image(tmp_path / "s.png")
     assert sheet.shape[1] == 4 * (192 + 6) + 6
     assert sheet.shape[0] > 8 * 192  # all eight photos, each once
+
+
+def test_each_product_has_heat_maps_of_its_own_scale(capsys, small_artifact, photos, tmp_path):
+    """A product whose good parts score far lower would show nothing on a scale that another product sets."""
+    common = {"image_threshold": 900.0, "pixel_threshold": 1000.0, "score_quantiles": [100.0, 500.0, 900.0]}
+    own = {"image_threshold": 0.0, "pixel_threshold": 0.0, "score_quantiles": [-2.0, -1.0, 0.0]}
+    pages = []
+    for calibration in (own, common | {"per_class": {"stripes": own}}, common):
+        small_artifact.update(calibration=calibration)
+        code, _, err = run(
+            capsys, small_artifact.path, photos, "--report", tmp_path / "r.html", "--sheet", tmp_path / "s.png"
+        )
+        assert code == 0, err
+        pictures = re.findall("base64,[^']*", (tmp_path / "r.html").read_text(encoding="utf-8"))
+        pages.append((pictures, (tmp_path / "s.png").read_bytes()))
+    assert pages[0] == pages[1]
+    assert pages[0][0] != pages[2][0]
 
 
 def test_json_to_standard_output_is_only_json(capsys, small_artifact, photos):
