@@ -71,6 +71,9 @@ def command(
     numbers = parse_seeds(seeds)
     chosen = {name: variant(base, name) for name in names}
     check_diffusion_model(ddpm)
+    for folder in (out, *out.parents):
+        if folder.is_file():
+            raise DataError(f"--out {out}: {folder} is a file", "name a folder; it is made where it doesn't exist")
     dataset = scan(data)
     labels = {sample.label for sample in dataset.test}
     if labels != {0, 1}:
@@ -126,7 +129,7 @@ def _run(
     settings: Config, data: Path, dataset: Dataset, folder: Path, weights: str | None, ddpm: Path, device: str
 ) -> dict[str, float | None]:
     """Train and measure one run, or take the figures that an earlier one left, or go on with one interrupted."""
-    from edge_ad.artifact import MANIFEST, Artifact
+    from edge_ad.artifact import MANIFEST, Artifact, photo_key
     from edge_ad.cli.train import train_artifact
     from edge_ad.errors import ConfigError
     from edge_ad.evaluation import evaluate
@@ -139,6 +142,8 @@ def _run(
         artifact = train_artifact(settings, [data], folder, device=device, weights=weights, ddpm=ddpm, resume=begun)
     elif artifact.config != settings:
         raise ConfigError(f"{folder} holds a finished run with other settings", "choose another --out, or remove it")
+    elif not (artifact.trained_on() or frozenset()) <= {photo_key(sample.path) for sample in dataset.train}:
+        raise ConfigError(f"{folder} holds a finished run on other photos", "choose another --out, or remove it")
     figures = artifact.manifest.reports.get("ablation")
     if figures is None:
         runner = open_runner(artifact, "onnxruntime", "fp32")

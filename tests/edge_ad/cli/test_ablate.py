@@ -49,6 +49,9 @@ def test_a_small_ablation_of_own_settings_writes_its_table_and_keeps_finished_ru
         written.append((tmp_path / "out" / "full-0" / "weights.safetensors").stat().st_mtime_ns)
     with pytest.raises(ConfigError, match="full-0 holds a finished run with other settings"):
         ablate(tmp_path / "data", tmp_path / "out", config=tmp_path / "tiny.toml", **{**options, "steps": 3})
+    write_photos(tmp_path / "data" / "train" / "good", 6, seed=9)
+    with pytest.raises(ConfigError, match="full-0 holds a finished run on other photos"):
+        ablate(tmp_path / "data", tmp_path / "out", config=tmp_path / "tiny.toml", device="cpu", **options)
     written.append((tmp_path / "out" / "full-0" / "weights.safetensors").stat().st_mtime_ns)
     table = json.loads((tmp_path / "out" / "ablation.json").read_text())
     assert set(table["table"]) == {"full"}
@@ -72,3 +75,10 @@ def test_what_can_not_be_measured_is_not_trained(tmp_path, write_photos, tiny_co
     with pytest.raises(DataError, match=f"no {lacking}"):
         ablate(tmp_path / "data", tmp_path / "out", config=tmp_path / "tiny.toml", variants="full")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_a_file_is_said_before_any_work(tmp_path, write_photos):
+    (tmp_path / "taken").write_text("")
+    for out in (tmp_path / "taken", tmp_path / "taken" / "runs"):
+        with pytest.raises(DataError, match="taken is a file"):
+            ablate(tmp_path, out, preset="edge")
