@@ -1,46 +1,107 @@
-"""What the README tells people to type exists."""
+"""What the README and the docs tell people to type exists, and what they show of settings can be read."""
 
+import dataclasses
 import importlib.util
 import re
-import subprocess
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
+import typer.main
+
+from edge_ad.artifact import MANIFEST, PHOTOS
+from edge_ad.cli import VERBS, build_app
+from edge_ad.config import Config
+from edge_ad.evaluation import Figures
+from edge_ad.runtime.settings import RunSettings
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = sorted(
-    {line.split("#")[0].strip() for line in README.splitlines() if re.match(r"edgead [a-z]", line)}
-    | {match for match in re.findall(r"`(edgead [a-z][^`|]*)`", README) if "VERB" not in match}
-)
+TRAINING = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
+LAUNCHERS = re.compile(r"^(accelerate launch|torchrun) .*?-m edge_ad ")
 
 
-def help_of(verb: str) -> str:
-    code = f"from edge_ad.cli import main; main(['{verb}', '--help'])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={"COLUMNS": "200"}
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def blocks(text, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize("verb", sorted({command.split()[1] for command in COMMANDS}))
-def test_the_readmes_options_exist(verb):
-    shown = help_of(verb)
-    for command in COMMANDS:
-        words = command.split()
-        if words[1] == verb:
-            missing = [word for word in words[2:] if word.startswith("--") and word.split("=")[0] not in shown]
-            assert missing == [], command
+def typed(text):
+    """(words, whole): commands of code blocks, which are whole, and those in the text, which may lack arguments."""
+    lines = [line for block in blocks(text, "bash") for line in block.splitlines()]
+    lines += re.findall(r"^ {4}(edgead .*)", text, re.MULTILINE)
+    lines = [LAUNCHERS.sub("edgead ", line) for line in lines]
+    inline = [LAUNCHERS.sub("edgead ", " ".join(span.split())) for span in re.findall(r"`([^`|]+)`", text)]
+    for found, whole in ((lines, True), (inline, False)):
+        for line in found:
+            words = shlex.split(line, comments=True) if re.match(r"edgead [a-z]", line) else []
+            if words and "..." not in words and words[1] in VERBS:
+                yield words[1:], whole
 
 
-def test_the_readmes_files_and_make_targets_exist():
+COMMANDS = sorted({(page, *words, whole) for page, text in PAGES.items() for words, whole in typed(text)}, key=str)
+
+
+@pytest.mark.parametrize("line", COMMANDS, ids=lambda line: " ".join(line[:-1]))
+def test_what_people_are_told_to_type_is_understood(line):
+    _, *words, whole = line
+    command, context, rest = typer.main.get_command(build_app(words[0])), None, words
+    try:
+        while True:
+            context = command.make_context("edgead", rest, parent=context)
+            if not hasattr(command, "resolve_command"):
+                return
+            _, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+    except Exception as error:
+        # "no such option" and a wrong value are errors anywhere; only in the text an argument may be left out
+        if whole or type(error).__name__ not in ("MissingParameter", "BadOptionUsage", "NoArgsIsHelpError"):
+            raise
+
+
+def test_the_guides_have_commands_of_their_own():
+    assert {page for page, *_ in COMMANDS} >= {"README.md", "training.md", "export.md"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_settings_that_are_named_exist(page):
+    sections = {"model": Config().model, "synthesis": Config().synthesis, "training": Config().training}
+    station = RunSettings().station[0]
+    sections |= {field.name: getattr(station, field.name) for field in dataclasses.fields(station)}
+    named = re.findall(r"`(?:station\.)?([a-z]+)\.([a-z_]+)(?: = [^`]*)?`", PAGES[page])
+    for section, key in named:
+        if section in sections and dataclasses.is_dataclass(sections[section]) and key != "onnx":  # a file's name
+            assert hasattr(sections[section], key), f"{section}.{key}"
+
+
+def test_the_training_settings_shown_can_be_read():
+    shown = [Config.from_dict(tomllib.loads(block)) for block in blocks(TRAINING, "toml")]
+    assert shown
+    assert all(settings != Config.named(settings.preset) for settings in shown)
+
+
+def test_the_figures_and_files_described_exist():
+    figures = {field.name for field in dataclasses.fields(Figures)} - {"good", "defects", "regions"}
+    assert figures <= set(re.findall(r"`([a-z_0-9]+)`", TRAINING))
+    assert f"`{MANIFEST}`" in TRAINING
+    assert f"`{PHOTOS}`" in TRAINING
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_and_make_targets_exist(page):
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"^make ([a-z]+)", README, re.MULTILINE):
+    here = ROOT if page == "README.md" else ROOT / "docs"
+    for target in re.findall(r"^make ([a-z]+)", PAGES[page], re.MULTILINE):
         assert f"\n{target}:" in makefile
-    for link in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / link).exists(), link
+    for link in re.findall(r"\]\(([^)#:]+)\)", PAGES[page]):
+        assert (here / link).exists(), link
+    for script in re.findall(r"^python (\S+)", PAGES[page], re.MULTILINE):
+        assert (ROOT / script).is_file(), script
 
 
 def test_the_readmes_accuracy_is_what_was_recorded():
@@ -50,7 +111,8 @@ def test_the_readmes_accuracy_is_what_was_recorded():
     assert accuracy.table(accuracy.read()) in README
 
 
-def test_the_extras_exist():
+@pytest.mark.parametrize("page", PAGES)
+def test_the_extras_exist(page):
     project = (ROOT / "pyproject.toml").read_text()
-    for extra in re.findall(r"'\.\[([a-z]+)\]'", README):
+    for extra in re.findall(r"'(?:\.|edge-ad)\[([a-z]+)\]'", PAGES[page]):
         assert f"\n{extra} = [" in project
