@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from edge_ad.runtime.recalibration import RecalibrationSet
 from edge_ad.runtime.sinks import SinkState
 from edge_ad.runtime.store import Review, Store
 from edge_ad.runtime.verdict import DefectBox
+
+if TYPE_CHECKING:
+    from edge_ad.runtime.drift_watch import DriftWatch
 
 Filter = Literal["all", "rejects", "open"]
 Label = Literal["good", "defect"]
@@ -36,16 +39,6 @@ WHERE = {
 ROW = "seq, id, time_ns, source, part, decision, score, threshold, boxes, area, reason, latency_ms, review"
 SAMPLED = 20_000  # rows at most that a chart's percentiles are taken from
 BINS = 60
-
-
-class Drift(Protocol):
-    """What the page knows of the drift watch."""
-
-    def report(self) -> dict[str, Any]:
-        """Each number's evidence, and warnings."""
-
-    def acknowledge(self) -> None:
-        """The warnings were seen to."""
 
 
 class Newest(NamedTuple):
@@ -78,7 +71,7 @@ class LineView:
     cameras: Callable[[], list[dict[str, Any]]] = list
     sinks: Callable[[], list[SinkState]] = list
     pictures: Callable[[str], Mapping[str, Path]] = lambda id: {}
-    drift: Drift | None = None
+    drift: DriftWatch | None = None
     calibration: Callable[[str | None], Mapping[str, Any]] = lambda camera: {}
     recalibration: RecalibrationSet | None = None
     metrics: Callable[[], bytes] | None = None

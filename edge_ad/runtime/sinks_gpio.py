@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 from edge_ad.errors import BackendError, ConfigError
 from edge_ad.runtime.optional import need
@@ -51,16 +51,6 @@ class GpioConfig:
             )
         if unknown := sorted(set(self.decisions) - set(DECISIONS)):
             raise ConfigError(f"[gpio] decisions has {', '.join(unknown)}", f"known: {', '.join(DECISIONS)}")
-
-
-class OutputLine(Protocol):
-    """One digital output."""
-
-    def set(self, active: bool) -> None:
-        """Drives the line."""
-
-    def close(self) -> None:
-        """Drives it inactive and lets it go."""
 
 
 class GpiodLine:
@@ -98,13 +88,13 @@ class GpioSink(Sink):
 
     delivery: Delivery = "now"
 
-    def __init__(self, config: GpioConfig, line: Callable[[GpioConfig], OutputLine] = GpiodLine) -> None:
+    def __init__(self, config: GpioConfig, line: Callable[[GpioConfig], GpiodLine] = GpiodLine) -> None:
         """line: opens the output; another one than libgpiod's where a board has its own way."""
         self.name = f"gpio-{config.line}"
         self.config, self._open_line = config, line
         self.pulses = self.missed = 0
         self.error = ""
-        self._line: OutputLine | None = None
+        self._line: GpiodLine | None = None
         self._edges: list[tuple[int, int, int]] = []  # when (monotonic ns), order, +1 or -1
         self._order = itertools.count()
         self._ready = threading.Condition()
