@@ -64,6 +64,13 @@ def command(
         _torch_runner(opened, threads) if backend == "torch" else open_runner(opened, backend, precision, threads)
     )
     calibrations = category_calibrations(opened.manifest.calibration, dataset.categories)
+    own = (opened.manifest.calibration or {}).get("per_class") or {}
+    if own and (strangers := sorted(set(dataset.categories) - own.keys())):
+        words.print(
+            f"no threshold of its own for {', '.join(strangers)}: the common one holds; the artifact's products are "
+            f"{', '.join(sorted(own))}, known by the names of their folders",
+            style="yellow", markup=False, soft_wrap=True,
+        )  # fmt: skip
     gallery = Gallery()
     with TerminalProgress() as progress:
         progress.phase(f"measuring with {runner.name}", len(dataset.test))

@@ -71,6 +71,15 @@ def test_each_product_has_heat_maps_of_its_own_scale(capsys, small_artifact, pho
     assert pages[0][0] != pages[2][0]
 
 
+def test_a_folder_that_is_no_product_of_the_artifact_is_named(capsys, small_artifact, photos):
+    calibration = {"image_threshold": 0.5, "pixel_threshold": 0.5, "score_quantiles": [0.0, 0.1, 0.2]}
+    for name, said in (("stripes", False), ("dots", True)):
+        small_artifact.update(calibration=calibration | {"per_class": {name: calibration}})
+        code, _, err = run(capsys, small_artifact.path, photos, "--no-native")
+        assert code == 0
+        assert ("no threshold of its own for stripes" in err) == said
+
+
 def test_json_to_standard_output_is_only_json(capsys, small_artifact, photos):
     code, out, _ = run(capsys, small_artifact.path, photos, "--json", "-", "--no-native", "--batch", "3")
     assert code == 0
