@@ -1,5 +1,6 @@
 import dataclasses
 import importlib
+import typing
 
 import pytest
 
@@ -16,9 +17,10 @@ def test_the_example_is_the_defaults_and_explains_every_field():
     assert settings_from(tomllib.loads(text)) == RunSettings()
     for name, thing in vars(settings).items():
         if name.endswith("Settings") and dataclasses.is_dataclass(thing):
-            for field in dataclasses.fields(thing):
-                assert len(field.metadata["help"]) > 8, f"{name}.{field.name} is not explained"
-                assert field.metadata["help"] in text
+            for field, hint in typing.get_type_hints(thing, include_extras=True).items():
+                (explanation,) = hint.__metadata__
+                assert len(explanation) > 8, f"{name}.{field} is not explained"
+                assert explanation in text
 
 
 def test_the_tables_that_are_off_are_explained_too():
