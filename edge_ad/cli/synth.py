@@ -179,7 +179,6 @@ def generate_images(
 
     The photos are read at a size that depends on the model alone, so that one model serves every caller.
     """
-    from edge_ad.cli.progress import is_first_process
     from edge_ad.synthesis.dataset import NormalFrames
     from edge_ad.synthesis.diffusion import is_trained, knows_photos
     from edge_ad.synthesis.generated import GeneratedImages
@@ -220,7 +219,7 @@ def _draw(frames: NormalFrames, model: DiffusionConfig, folder: Path, seed: int,
 
         check = Memorised(frames)
         rejected = fill_cache(
-            folder / "generated", index, model.images, counted, reject=check.fault, say=console.print
+            folder / "generated", index, model.images, counted, reject=check.fault, say=progress.console.print
         )
     for reason, number in rejected.items():
         console.print(f"generated images rejected, {reason}: {number}")
@@ -234,7 +233,7 @@ def _train(
     from edge_ad.training.diffusion import DiffusionTrainer
 
     with TerminalProgress() as progress:
-        trainer = DiffusionTrainer(frames, model, folder, seed=seed, device=device, say=console.print)
+        trainer = DiffusionTrainer(frames, model, folder, seed=seed, device=device, say=progress.console.print)
         progress.phase("diffusion model", model.steps, trainer.step)
         trained = trainer.run(
             max_minutes=max_minutes,
