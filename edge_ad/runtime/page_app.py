@@ -29,24 +29,22 @@ Sequence = Annotated[int, Query(ge=-1, le=2**53)]
 Camera = Annotated[str | None, Query(max_length=200)]
 
 
-class LabelBody(BaseModel):
-    """What a person says the part was; null takes it back."""
+class Body(BaseModel):
+    """What a write sends: nothing that its route does not know, and nothing at all by itself."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class LabelBody(Body):
+    """What a person says the part was; null takes it back."""
+
     label: Label | None
 
 
-class LoginBody(BaseModel):
+class LoginBody(Body):
     """The token that the inspector printed."""
 
-    model_config = ConfigDict(extra="forbid")
     token: str
-
-
-class Empty(BaseModel):
-    """Nothing."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 def create_app(view: LineView, *, version: str, token: str, hosts: frozenset[str]) -> Guard:
@@ -201,7 +199,7 @@ def _writing(app: FastAPI, view: LineView, data: PageData, sessions: Sessions | 
         return _found(data.label(id, body.label))
 
     @app.post("/api/drift/acknowledge", responses={**refused, 404: {"description": "drift is not watched"}})
-    def acknowledge(body: Empty) -> dict[str, Any]:
+    def acknowledge(body: Body) -> dict[str, Any]:
         """The drift was seen to: warnings go, the evidence starts anew."""
         if view.drift is None:
             raise HTTPException(404, "drift is not watched")

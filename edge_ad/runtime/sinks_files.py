@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import itertools
 import logging
 import os
@@ -64,16 +65,15 @@ class ImageSink(Sink):
             return
         day = self.folder / verdict.time.strftime("%Y-%m-%d")
         day.mkdir(exist_ok=True)
-        _write_image(day / f"{verdict.id}.jpg", frame, 92)
+        _write(day / f"{verdict.id}.jpg", encode_image(frame, ".jpg", 92))
         if self.settings.overlay:
             height = min(frame.shape[0], max(round(frame.shape[0] * (OVERLAY_PIXELS * 3 / frame.size) ** 0.5), 1))
             overlay = annotate(frame, verdict, pixel_scores, self.scale, height)
-            _write_image(day / f"{verdict.id}.overlay.jpg", overlay, 85)
+            _write(day / f"{verdict.id}.overlay.jpg", encode_image(overlay, ".jpg", 85))
         if self.settings.scores and pixel_scores is not None:
-            temporary = day / f".tmp-{verdict.id}.npy"
-            with temporary.open("wb") as file:
-                np.save(file, pixel_scores, allow_pickle=False)
-            temporary.replace(day / f"{verdict.id}.npy")
+            buffer = io.BytesIO()
+            np.save(buffer, pixel_scores, allow_pickle=False)
+            _write(day / f"{verdict.id}.npy", buffer.getvalue())
         self._written += 1
         if self._written % CLEAN_EVERY == 0:
             self.clean()
@@ -213,9 +213,8 @@ def _letterboxed(picture: Frame, size: tuple[int, int]) -> Frame:
     return canvas
 
 
-def _write_image(path: Path, picture: Frame, quality: int) -> None:
-    """A JPEG, whole or not at all."""
-    data = encode_image(picture, ".jpg", quality)
+def _write(path: Path, data: bytes) -> None:
+    """The file, whole or not at all; not forced to the disk: a line writes many, and can do without the last."""
     temporary = path.with_name(f".tmp-{path.name}")
     try:
         temporary.write_bytes(data)
