@@ -57,7 +57,7 @@ def command(
 ) -> None:
     """Train every variant with every seed, measure each, and write a table of mean and deviation."""
     from edge_ad.artifact import write_atomically
-    from edge_ad.cli.train import check_diffusion_model
+    from edge_ad.cli.train import with_diffusion_model
     from edge_ad.config import Config
     from edge_ad.data.samples import scan
     from edge_ad.errors import DataError
@@ -67,10 +67,10 @@ def command(
     base = base.override("training", steps=steps)
     if source is not None:
         base = base.override("synthesis", sources=tuple(source.split(",")))
+    base = with_diffusion_model(base, ddpm)
     runs: dict[str, list[dict[str, float | None]]] = {}
     numbers = parse_seeds(seeds)
     chosen = {name: variant(base, name) for name in names}
-    check_diffusion_model(ddpm)
     for folder in (out, *out.parents):
         if folder.is_file():
             raise DataError(f"--out {out}: {folder} is a file", "name a folder; it is made where it doesn't exist")

@@ -56,7 +56,7 @@ def command(
     settings = settings.override("training", steps=steps, seed=seed)
     if source is not None:
         settings = settings.override("synthesis", sources=tuple(part.strip() for part in source.split(",")))
-    check_diffusion_model(ddpm)
+    settings = with_diffusion_model(settings, ddpm)
     artifact = train_artifact(
         settings,
         data,
@@ -146,16 +146,22 @@ def anomaly_images(
     return generate_images(photos, reader, model, folder, seed, share, device)[0]
 
 
-def check_diffusion_model(folder: Path | None) -> None:
-    """DataError when a diffusion model is named that isn't there: a new one would take hours."""
-    from edge_ad.errors import DataError
-    from edge_ad.synthesis.diffusion import SETTINGS
+def with_diffusion_model(settings: Config, folder: Path | None) -> Config:
+    """The settings with those of the diffusion model that is to be used, whatever it was made with.
 
-    if folder is not None and not (folder / SETTINGS).is_file():
+    DataError when it isn't there: a new one would take hours.
+    """
+    from edge_ad.errors import DataError
+    from edge_ad.synthesis.diffusion import SETTINGS, load_model
+
+    if folder is None:
+        return settings
+    if not (folder / SETTINGS).is_file():
         raise DataError(
             f"--ddpm {folder} holds no diffusion model",
             "name the folder `ddpm` of an `edgead synth`, or leave it out",
         )
+    return settings.override("synthesis", diffusion=load_model(folder)[1])
 
 
 def check_output(out: Path) -> None:

@@ -145,3 +145,18 @@ def test_of_two_processes_one_speaks_and_writes(preset, tmp_path, write_photos):
     assert done.stderr.count("diffusion model: step") == (preset == "paper")
     assert done.stderr.count("writing the artifact") == done.stderr.count("RANDOM weights") == 1
     assert edge_ad.load(tmp_path / "part").predict(tmp_path / "photos" / "000.png").threshold is not None
+
+
+def test_a_diffusion_model_is_used_with_the_settings_it_was_made_with(tmp_path):
+    """Any other than the default one was refused, or trained on."""
+    from edge_ad.cli.train import with_diffusion_model
+    from edge_ad.synthesis.diffusion import build_network, is_trained, save_model
+
+    made = dataclasses.replace(DiffusionConfig.at(32), steps=7, images=2, perturbation="ddim")
+    (tmp_path / "ddpm").mkdir()
+    save_model(build_network(made), made, tmp_path / "ddpm", step=7)
+    settings = with_diffusion_model(Config.named("paper"), tmp_path / "ddpm")
+    assert settings.synthesis.diffusion == made
+    assert is_trained(tmp_path / "ddpm", settings.synthesis.diffusion)
+    assert settings.synthesis.sources == Config.named("paper").synthesis.sources
+    assert with_diffusion_model(settings, None) is settings
