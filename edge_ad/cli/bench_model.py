@@ -26,7 +26,9 @@ FIELDS = (
 
 def command(
     artifact: Annotated[Path, typer.Argument(help="Folder that `edgead train` wrote.")],
-    threads: Annotated[list[int] | None, typer.Option(help="CPU threads; may be repeated (default 1 and 2).")] = None,
+    threads: Annotated[
+        list[int] | None, typer.Option(min=1, help="CPU threads; may be repeated (default 1 and 2).")
+    ] = None,
     backends: Annotated[str, typer.Option(help="Engines, separated by commas.")] = "onnxruntime-cpu,openvino",
     rounds: Annotated[int, typer.Option(help="Runs of each, taken in turns so that load hits all alike.")] = 20,
     torch_reference: Annotated[bool, typer.Option("--torch/--no-torch", help="Also time FP32 PyTorch.")] = True,

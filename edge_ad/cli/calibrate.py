@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,7 +39,7 @@ def command(
     station: Annotated[str, typer.Option(help="Which of the settings' stations, where they have several.")] = "",
     backend: Annotated[str, typer.Option(help="Engine to score with: the one that will inspect.")] = "auto",
     precision: Annotated[str, typer.Option(help="fp32, fp16, int8, or auto.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
 ) -> None:
     """Set the threshold from photos of good parts, with a stated false-alarm rate.
 
@@ -61,6 +60,8 @@ def command(
 
     console = Console(stderr=True, highlight=False)
     opened = Artifact.open(artifact)
+    if out is not None and out.exists():
+        raise DataError(f"{out} exists", "choose another --out folder")
     samples = scan(normals).normals
     unseen = _unseen(console, opened, samples, normals, include_trained)
     trained = len(samples) - len(unseen)
@@ -99,10 +100,7 @@ def command(
     before: dict[str, Any] | None = opened.manifest.calibration
     own = place.product if place and many and place.product != ALL else ""
     if out is not None:
-        if out.exists():
-            raise DataError(f"{out} exists", "choose another --out folder")
-        shutil.copytree(artifact, out)
-        opened = Artifact.open(out)
+        opened = Artifact.create(out, opened.manifest, {name: opened.file(name) for name in opened.manifest.files})
     opened.update(calibration=with_product(before, record, own) if own else record)
     _say(console, record, scores.image_scores, [sample.path for sample in samples], rows)
     if before and len(before.get("score_quantiles", ())) == 101:

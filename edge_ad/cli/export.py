@@ -42,7 +42,7 @@ def command(
     ] = None,
     frame_size: Annotated[str, typer.Option(help="frames: the camera's HEIGHTxWIDTH.")] = "",
     batch: Annotated[int | None, typer.Option(help="frames: exactly that many at a time (default: any).")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
 ) -> None:
     """Write FP16, INT8 and engine files into the artifact, after measuring what they lose."""
     from edge_ad.artifact import Artifact

@@ -39,12 +39,11 @@ class OnnxRuntimeRunner(GraphRunner):
                 f"this ONNX Runtime {onnxruntime.__version__} has no {wanted}",
                 "pip install onnxruntime-gpu instead of onnxruntime, or use backend onnxruntime-cpu",
             )
-        source = graph if isinstance(graph, bytes) else str(graph)
+        source, options = graph if isinstance(graph, bytes) else str(graph), _options(default_threads(threads))
         try:
             session: Any = onnxruntime.InferenceSession(
-                source, _options(default_threads(threads)), providers=_providers(device),
-                disabled_optimizers=[_MERGES_PAIRS],
-            )  # fmt: skip
+                source, options, providers=_providers(device), disabled_optimizers=[_MERGES_PAIRS]
+            )
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise BackendError(
                 f"ONNX Runtime can't load the graph on {device}: {first_line(error)}",

@@ -1,6 +1,8 @@
 """`edgead calibrate`, whole: photos in, thresholds and their promise in the manifest out."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -85,6 +87,35 @@ def test_second_line_gets_its_own_copy(small_artifact, photos, parts, tmp_path, 
     Artifact.open(other).file("model.onnx")
     assert run(*arguments) == 1
     assert "exists" in capsys.readouterr().err
+
+
+def test_a_copy_that_does_not_fit_on_the_disk_leaves_nothing(small_artifact, photos, tmp_path):
+    """RLIMIT_FSIZE stands in for the full disk; the process is one of its own because of it."""
+    words = ["calibrate", str(small_artifact.path), "--normals", str(photos), "--false-alarms", "0.1", "--out"]
+    script = (
+        "import resource, sys\nfrom edge_ad.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\nmain(sys.argv[1:])\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script, *words, str(tmp_path / "line2")], capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stdout) == (1, "")
+    error, hint = found.stderr.strip().splitlines()[-2:]
+    assert error.startswith("error: can't write")
+    assert "free some disk space" in hint
+    assert {path.name for path in tmp_path.iterdir()} == {"artifact", "normals"}
+
+
+def test_a_place_that_is_taken_is_refused_before_scoring(small_artifact, photos, tmp_path, capsys):
+    words = ["calibrate", small_artifact.path, "--normals", photos, "--false-alarms", "0.1", "--backend", "none"]
+    assert run(*words, "--out", tmp_path) == 1
+    assert f"{tmp_path} exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["calibrate", "export"])
+def test_no_threads_are_wrong_usage(verb, small_artifact, photos):
+    words = {"calibrate": ["--false-alarms", "0.1"], "export": ["--int8"]}[verb]
+    assert run(verb, small_artifact.path, "--normals", photos, *words, "--threads", "0") == 2
 
 
 def test_confidence_and_sensitivity(small_artifact, photos, capsys):

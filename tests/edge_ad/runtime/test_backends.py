@@ -63,6 +63,28 @@ def test_engines_agree(small_artifact, parts):
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
+@pytest.mark.skipif(not HAS_OPENVINO, reason="openvino is not installed")
+def test_bfloat16_is_near_and_where_there_is_none_it_is_refused(small_artifact, parts, monkeypatch):
+    import openvino
+
+    images = images_of(parts[1], small_artifact)
+    exact = open_runner(small_artifact, "openvino", threads=1)(images)
+    core = openvino.Core()
+    if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        runner = open_runner(small_artifact, "openvino-bf16", threads=1)
+        assert runner.name == "openvino-cpu-bf16 fp32"
+        rounded = runner(images)
+        spread = exact.pixel_scores.std()
+        error = np.abs(rounded.pixel_scores - exact.pixel_scores)
+        assert error.max() > 0  # else it was not asked for
+        assert error.mean() < 0.02 * spread
+        assert all(array.dtype == np.float32 for array in rounded)
+    monkeypatch.setattr(openvino.Core, "get_property", lambda *asked: ["FP32", "INT8"])
+    with pytest.raises(BackendError, match="CPU has no bfloat16 instructions") as caught:
+        open_runner(small_artifact, "openvino-bf16")
+    assert "backend openvino" in caught.value.hint
+
+
 @pytest.mark.parametrize("count", [1, 3, 4, 9])
 def test_fixed_batch_graphs_run_any_number(count):
     seen = []
@@ -121,8 +143,13 @@ def test_missing_packages_name_the_extra(small_artifact, monkeypatch):
 def test_unknown_names(backend, precision, small_artifact):
     with pytest.raises(BackendError, match="unknown"):
         open_runner(small_artifact, backend, precision)
-    with pytest.raises(BackendError, match="threads"):
-        open_runner(small_artifact, threads=0)
+
+
+@pytest.mark.parametrize("backend", ["auto", *ENGINES])
+def test_no_threads_are_refused(backend, small_artifact):
+    with pytest.raises(BackendError, match=r"^threads is 0") as caught:
+        open_runner(small_artifact, backend, threads=0)
+    assert caught.value.hint == "use 1 or more"
 
 
 def test_auto_precision_follows_the_threshold(small_artifact):
