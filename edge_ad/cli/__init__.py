@@ -23,6 +23,7 @@ VERBS = {
     "eval": "Measure a detector on labelled images.",
     "calibrate": "Set the threshold from photos of good parts, with a stated false-alarm rate.",
     "export": "Write FP16, INT8 and engine files into the artifact.",
+    "compare": "Run two engines or precisions on the same photos.",
     "run": "Inspect a camera, video or folder and record every verdict.",
     "bench": "Time kernels, models and the running loop.",
     "doctor": "Say what this machine can run and what is missing.",

@@ -1,0 +1,56 @@
+"""`edgead compare`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+
+def command(
+    artifact: Annotated[Path, typer.Argument(help="Folder that `edgead train` wrote.")],
+    photos: Annotated[Path, typer.Argument(help="Folder of photos to run both on.")],
+    second: Annotated[str, typer.Option(help="What to look at: BACKEND:PRECISION, or torch.")],
+    first: Annotated[str, typer.Option(help="What to hold it against.")] = "onnxruntime-cpu:fp32",
+    images: Annotated[int, typer.Option(min=1, help="How many of the photos, evenly spread.")] = 32,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+) -> None:
+    """Run two engines or precisions on the same photos, and say how far apart their outputs are."""
+    from edge_ad.artifact import Artifact
+    from edge_ad.export.compare import QUANTILES, compare
+    from edge_ad.export.targets import prepared_normals
+
+    opened = Artifact.open(artifact)
+    ours, theirs = (_runner(opened, name, threads) for name in (first, second))
+    found = compare(ours, theirs, (image[None] for image in prepared_normals(opened, photos, images)))
+    ours.close()
+    theirs.close()
+    table = Table(
+        "output", *(f"{100 * quantile:g} %" for quantile in QUANTILES),
+        title=f"{found.first} and {found.second} on {found.images} photos: quantiles of absolute differences",
+    )  # fmt: skip
+    for name, errors in found.errors.items():
+        table.add_row(name, *(f"{error:.2g}" for error in errors))
+    console = Console(stderr=True, highlight=False)
+    console.print(table)
+    console.print(
+        f"image scores' rank correlation {found.rank_correlation:.4f}; pixel scores' correlation "
+        f"{found.pixel_correlation:.5f}, root mean square difference {found.pixel_error:.3g} standard deviations"
+    )
+    typer.echo(json.dumps(found.to_dict()))
+
+
+def _runner(artifact: Any, name: str, threads: int | None) -> Any:
+    """The runner that `name` stands for; without a precision, the one that was calibrated."""
+    from edge_ad.runtime.backends import open_runner
+
+    backend, _, precision = name.partition(":")
+    if backend == "torch":
+        from edge_ad.export.torch_runner import TorchRunner
+
+        return TorchRunner(artifact, threads)
+    return open_runner(artifact, backend, precision or "auto", threads)
