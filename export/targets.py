@@ -44,7 +44,9 @@ class TargetOptions:
 def write_target(artifact: Artifact, target: str, precision: Precision, options: TargetOptions) -> list[Path]:
     """Write the target's files from the artifact's graph of that precision; return their paths."""
     graph = artifact.file(GRAPHS[precision])
-    if target == "onnx":
+    if options.batch is not None and target not in ("onnx", "frames"):
+        raise ConfigError(f"target '{target}' takes no --batch", "leave it out, or set --max-batch")
+    if target == "onnx" and options.out is None and options.batch is None:
         return [graph]
     if target in ("tensorrt", "tensorrt-rtx"):
         engine = EngineOptions(
@@ -58,12 +60,14 @@ def write_target(artifact: Artifact, target: str, precision: Precision, options:
         return _openvino(graph, options.out)
     if target == "triton-server":
         return triton_server.write_repository(artifact, precision, options.out, max(options.max_batch, 1))
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / f"{artifact.manifest.name}.frames.{precision}.onnx"
-    frames = frames_graph(graph.read_bytes(), _size(options.frame_size), artifact.manifest.preprocessing)
+    model = graph.read_bytes()
+    if target == "frames":
+        model = frames_graph(model, _size(options.frame_size), artifact.manifest.preprocessing)
     if options.batch is not None:
-        frames = with_batch(frames, options.batch)
-    path.write_bytes(with_metadata(frames, **_provenance(artifact, precision)))
+        model = with_batch(model, options.batch)
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / f"{artifact.manifest.name}.{'frames.' if target == 'frames' else ''}{precision}.onnx"
+    path.write_bytes(with_metadata(model, **_provenance(artifact, precision)))
     return [path]
 
 

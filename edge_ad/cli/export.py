@@ -25,7 +25,9 @@ def command(
         Path | None, typer.Option(help="Photos of good parts: INT8 ranges and the gate are measured on them.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Labelled photos: the gate then watches AUROC and AUPRO.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where openvino, triton-server and frames write to.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where openvino, triton-server, frames and a copy of the graph go.")
+    ] = None,
     ranges: Annotated[str, typer.Option(help="INT8 ranges: percentile, minmax or entropy.")] = "percentile",
     smooth: Annotated[float, typer.Option(help="Move channel spread into the weights, 0..1 (SmoothQuant).")] = 0.75,
     skip: Annotated[list[str] | None, typer.Option(help="Layer to leave in float; may be repeated.")] = None,
@@ -41,7 +43,7 @@ def command(
         list[str] | None, typer.Option(help="TensorRT-RTX: GPU to build for, such as 8.6; may be repeated.")
     ] = None,
     frame_size: Annotated[str, typer.Option(help="frames: the camera's HEIGHTxWIDTH.")] = "",
-    batch: Annotated[int | None, typer.Option(help="frames: exactly that many at a time (default: any).")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="onnx, frames: exactly that many at a time (any).")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
 ) -> None:
     """Write FP16, INT8 and engine files into the artifact, after measuring what they lose."""

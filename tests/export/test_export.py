@@ -59,6 +59,12 @@ def test_targets_outside_the_artifact(small_artifact, tmp_path, capsys):
     graph = onnx.load_model(tmp_path / "f" / "small.frames.fp32.onnx")
     assert [dim.dim_value for dim in graph.graph.input[0].type.tensor_type.shape.dim] == [2, 48, 80, 3]
     assert {"graph_sha256", "artifact_sha256", "calibration"} <= {entry.key for entry in graph.metadata_props}
+    for options, expected in ([], "batch"), (["--batch", 3], 3):
+        assert run("export", path, "--out", tmp_path / "copy", *options) == 0
+        graph = onnx.load_model(tmp_path / "copy" / "small.fp32.onnx")
+        sizes = [dim.dim_param or dim.dim_value for dim in graph.graph.input[0].type.tensor_type.shape.dim]
+        assert sizes == [expected, 3, 64, 64]
+        assert {"graph_sha256", "calibration"} <= {entry.key for entry in graph.metadata_props}
     assert json.loads(capsys.readouterr().out.splitlines()[0])["precision"] == "fp32"
 
 
@@ -70,6 +76,8 @@ def test_targets_outside_the_artifact(small_artifact, tmp_path, capsys):
         (["--target", "tflite"], "unknown target 'tflite'"),
         (["--target", "openvino"], "add --out"),
         (["--target", "frames", "--out", "x", "--frame-size", "big"], "no frame size"),
+        (["--batch", "2"], "add --out"),
+        (["--target", "openvino", "--out", "x", "--batch", "2"], "takes no --batch"),
     ],
 )
 def test_wrong_requests(options, words, small_artifact, capsys, tmp_path, monkeypatch):
