@@ -3,13 +3,12 @@
     python tests/benchmarks/export_accuracy.py PART DATA --out tests/benchmarks/results/export_accuracy.csv
 
 PART is copied; graphs are written anew and judged as `edgead export` does. Ranges come from DATA's training photos.
---keep FOLDER leaves the copy there, for `edgead bench model`.
+--keep FOLDER leaves the copy there, for `edgead bench model`; --as-is judges PART's own graphs and writes none.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import importlib.util
 import shutil
@@ -18,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from edge_ad.artifact import Artifact
-from edge_ad.cli.bench_model import _device, _revision, _version
+from edge_ad.cli.bench_model import _device, _revision, _version, append_rows
 from edge_ad.export.compare import compare
 from edge_ad.export.gate import ALL_METRICS
 from edge_ad.export.job import ExportOptions, export_precision
@@ -41,6 +40,7 @@ def main() -> None:
     parser.add_argument("--precisions", default=",".join(GRAPHS), help="separated by commas; fp32 is always written")
     parser.add_argument("--backends", default="onnxruntime-cpu,openvino", help="separated by commas")
     parser.add_argument("--keep", type=Path, help="where to leave the copy of PART")
+    parser.add_argument("--as-is", action="store_true", help="judge PART's own graphs")
     given = parser.parse_args()
     precisions = [name for name in GRAPHS if name == "fp32" or name in given.precisions.split(",")]
     backends = [
@@ -48,13 +48,12 @@ def main() -> None:
         if not name.startswith("openvino") or importlib.util.find_spec("openvino")
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        artifact = Artifact.open(shutil.copytree(given.part, given.keep or Path(folder) / "part"))
+        copy = given.part if given.as_is else shutil.copytree(given.part, given.keep or Path(folder) / "part")
+        artifact = Artifact.open(copy)
         normals = prepared_normals(artifact, given.data / "train", given.images)
         measured = measured_on(artifact, given.data)
-        left = {}
-        for precision in precisions:
-            record = export_precision(artifact, precision, normals, options=ExportOptions(threads=given.threads))
-            left[precision] = " ".join(record.get("left_in_float", ()))
+        for precision in () if given.as_is else precisions:
+            export_precision(artifact, precision, normals, options=ExportOptions(threads=given.threads))
             print(f"wrote {precision}", file=sys.stderr)
         held = [image[None] for image in normals[len(normals) // 2 :]]
         reference = open_runner(artifact, "onnxruntime-cpu", "fp32", given.threads)
@@ -66,11 +65,12 @@ def main() -> None:
                 runner = open_runner(artifact, backend, precision, given.threads)
                 after = before if (backend, precision) == ("onnxruntime-cpu", "fp32") else measured(runner)
                 apart = compare(reference, runner, held)
+                floats = artifact.manifest.reports.get(f"export.{precision}", {}).get("left_in_float", ())
                 row = {
                     "date": datetime.date.today().isoformat(), "revision": _revision(), "device": _device(),
-                    "category": artifact.manifest.name, "backend": backend, "precision": precision,
+                    "category": " ".join(artifact.manifest.classes), "backend": backend, "precision": precision,
                     "versions": _version(backend), "shape": "x".join(map(str, runner.image_size)),
-                    "bytes": artifact.manifest.files[name].bytes, "left_in_float": left[precision],
+                    "bytes": artifact.manifest.files[name].bytes, "left_in_float": " ".join(floats),
                     "rank_correlation": f"{apart.rank_correlation:.4f}",
                     "pixel_correlation": f"{apart.pixel_correlation:.5f}",
                     "score_error": f"{apart.errors['image_score'][-1]:.2g}",
@@ -78,18 +78,9 @@ def main() -> None:
                 for key in ALL_METRICS:
                     row[key] = f"{100 * after[key]:.3f}"
                     row[f"{key}_points"] = f"{100 * (after[key] - before[key]):.3f}"
-                _append(given.out, row)
+                append_rows(given.out, [row], FIELDS)
                 print(backend, precision, {key: row[key] for key in ALL_METRICS}, file=sys.stderr)
                 runner.close()
-
-
-def _append(path: Path, row: dict[str, object]) -> None:
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 if __name__ == "__main__":
