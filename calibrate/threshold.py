@@ -69,7 +69,7 @@ def conformal_threshold(
     if rank is None:
         needed = normals_needed(false_alarm_rate, confidence)
         sure = "" if confidence is None else f" with {confidence:.0%} confidence"
-        possible = 1 / (count + 1) if confidence is None else 1 - (1 - confidence) ** (1 / count)
+        possible = 1 / (count + 1) if confidence is None else 1 - (1 - confidence) ** (1 / max(count, 1))
         raise DataError(
             f"{count} good parts can't promise a false-alarm rate of {false_alarm_rate:g}{sure}: {needed} are needed",
             f"add {needed - count} photos of good parts, or ask for --false-alarms {_rounded_up(possible):g} or "

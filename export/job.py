@@ -117,9 +117,10 @@ def _int8(
     options: ExportOptions,
     say: Callable[[str], None],
 ) -> tuple[Quantized, dict[str, Any]]:
-    unknown = set(options.skip) - {layer.name for layer in layers_of(Graph(source))}
+    known = [layer.name for layer in layers_of(Graph(source))]
+    unknown = sorted(set(options.skip) - set(known))
     if unknown:
-        raise ConfigError(f"no layer to quantise is called {', '.join(sorted(unknown))}", "see the export's report")
+        raise ConfigError(f"no layer to quantise is called {', '.join(unknown)}", f"they are: {', '.join(known)}")
     say("measuring ranges")
     if options.smooth:
         # channels' largest values settle early: the histograms below take all photos

@@ -31,7 +31,7 @@ def command(
     ranges: Annotated[str, typer.Option(help="INT8 ranges: percentile, minmax or entropy.")] = "percentile",
     smooth: Annotated[float, typer.Option(help="Move channel spread into the weights, 0..1 (SmoothQuant).")] = 0.75,
     skip: Annotated[list[str] | None, typer.Option(help="Layer to leave in float; may be repeated.")] = None,
-    max_loss: Annotated[float | None, typer.Option(help="Points of 100 that each metric may lose.")] = None,
+    max_loss: Annotated[float | None, typer.Option(min=0, help="Points of 100 that each metric may lose.")] = None,
     accept_loss: Annotated[bool, typer.Option("--accept-loss", help="Store it although the gate refuses.")] = False,
     images: Annotated[int, typer.Option(help="How many normals to measure on.")] = 64,
     max_batch: Annotated[int, typer.Option(help="Largest batch of an engine or server.")] = 1,

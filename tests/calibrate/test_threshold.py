@@ -122,6 +122,12 @@ def test_too_few_parts_are_refused_with_the_number_needed():
     assert conformal_threshold(np.arange(100), possible, 0.95).value == 99  # the hint's advice works
 
 
+@pytest.mark.parametrize("confidence", [None, 0.9])
+def test_no_parts_at_all_are_refused(confidence):
+    with pytest.raises(DataError, match="0 good parts can't promise"):
+        conformal_threshold([], 0.1, confidence)
+
+
 @pytest.mark.parametrize("count", [1, 2, 7, 40, 250])
 @pytest.mark.parametrize("confidence", [None, 0.95])
 def test_following_the_hint_always_works(count, confidence):
