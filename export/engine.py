@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,15 +45,12 @@ def build_engine(
         device.close()
     written = []
     for gpu, capability, chosen in jobs:
-        own = EngineOptions(
-            options.target, options.max_batch, options.workspace_mib, options.version_compatible,
-            options.hardware_compatible, options.dla, chosen,
-        )  # fmt: skip
+        own = dataclasses.replace(options, compute_capabilities=chosen)
         say(f"building for {gpu}")
         engine, cache = build_engine_bytes(trt, graph, own, _cache(artifact), say)
         record = EngineRecord(
             options.target, trt.__version__, gpu, capability, graph_hash(graph), precision, options.max_batch,
-            options.version_compatible, options.hardware_compatible, name, options.workspace_mib,
+            options.version_compatible, options.hardware_compatible, name, options.workspace_mib, options.dla,
         )  # fmt: skip
         file = f"engines/{precision}.sm{''.join(map(str, capability))}.{options.target}.engine"
         store_engine(artifact, file, engine, record)

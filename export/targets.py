@@ -41,8 +41,17 @@ class TargetOptions:
     batch: int | None = None
 
 
-def write_target(artifact: Artifact, target: str, precision: Precision, options: TargetOptions) -> list[Path]:
-    """Write the target's files from the artifact's graph of that precision; return their paths."""
+def write_target(
+    artifact: Artifact,
+    target: str,
+    precision: Precision,
+    options: TargetOptions,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Path]:
+    """Write the target's files from the artifact's graph of that precision; return their paths.
+
+    say: takes lines of progress, which engines have.
+    """
     graph = artifact.file(GRAPHS[precision])
     if options.batch is not None and target not in ("onnx", "frames"):
         raise ConfigError(f"target '{target}' takes no --batch", "leave it out, or set --max-batch")
@@ -53,7 +62,7 @@ def write_target(artifact: Artifact, target: str, precision: Precision, options:
             target, options.max_batch, options.workspace_mib, options.version_compatible,
             options.hardware_compatible, options.dla, options.compute_capabilities,
         )  # fmt: skip
-        return build_engine(artifact, precision, engine)
+        return build_engine(artifact, precision, engine, say)
     if options.out is None:
         raise ConfigError(f"target '{target}' writes outside the artifact", "add --out FOLDER")
     if target == "openvino":

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 TARGETS = ("onnx", "openvino", "tensorrt", "tensorrt-rtx", "triton-server", "frames")
@@ -76,14 +77,13 @@ def command(
         with console.status("exporting") as status:
             result = export_precision(opened, precision, good, measured, options, status.update)
         _show(console, result)
-    built = targets.write_target(
-        opened, target, precision,
-        targets.TargetOptions(
-            out=out, max_batch=max_batch, workspace_mib=workspace_mib, version_compatible=version_compatible,
-            hardware_compatible=hardware_compatible, dla=dla, compute_capabilities=tuple(compute_capability or ()),
-            frame_size=frame_size, batch=batch,
-        ),
+    wanted = targets.TargetOptions(
+        out=out, max_batch=max_batch, workspace_mib=workspace_mib, version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible, dla=dla, compute_capabilities=tuple(compute_capability or ()),
+        frame_size=frame_size, batch=batch,
     )  # fmt: skip
+    with console.status(f"writing {target}") as status:
+        built = targets.write_target(opened, target, precision, wanted, lambda text: status.update(escape(text)))
     for path in built:
         console.print(f"wrote {path}", soft_wrap=True)
     calibrated = (opened.manifest.calibration or {}).get("precision", "fp32")

@@ -56,8 +56,9 @@ def open_artifact(artifact: Artifact, precision: Precision, threads: int | None,
     trt, device = load_tensorrt(record.target), open_device()
     source = artifact.file(record.source or GRAPHS[precision]).read_bytes()
     options = EngineOptions(
-        record.target, record.max_batch, record.workspace_mib, record.version_compatible, record.hardware_compatible
-    )
+        record.target, record.max_batch, record.workspace_mib, record.version_compatible, record.hardware_compatible,
+        record.dla,
+    )  # fmt: skip
     engine, _ = build_engine_bytes(trt, source, options)
     fresh = dataclasses.replace(
         record,

@@ -53,6 +53,7 @@ class EngineRecord:
     hardware_compatible: bool = False
     source: str = ""
     workspace_mib: int = 2048
+    dla: int | None = None
 
     def misfit(self, tensorrt: str, gpu: str, capability: tuple[int, ...], graph_sha256: str) -> str:
         """Why it can't run here, "" when it can."""

@@ -9,11 +9,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from edge_ad.artifact import Artifact
 from edge_ad.errors import BackendError
-from edge_ad.runtime import cuda_device
+from edge_ad.export import engine
+from edge_ad.runtime import backends_tensorrt, cuda_device
 from edge_ad.runtime.backends import OUTPUTS
 from edge_ad.runtime.backends_onnxruntime import OnnxRuntimeRunner
 from edge_ad.runtime.backends_tensorrt import TensorRTRunner
+from edge_ad.runtime.tensorrt_engine import EngineOptions
 
 
 class HostDevice:
@@ -148,6 +151,34 @@ def test_failures_are_raised(opened, small_artifact):
         runner(images)
     with pytest.raises(BackendError, match="can't load the engine"):
         TensorRTRunner(trt, device, b"")
+
+
+def test_an_engine_that_does_not_fit_is_built_again_as_it_was_asked_for(opened, small_artifact, monkeypatch):
+    _, trt, device, _ = opened
+    trt.__version__, device.name, device.capability = "10.7.0", "Orin", (8, 7)
+    options = EngineOptions(max_batch=4, workspace_mib=512, dla=1)
+    asked = []
+
+    def build(module, graph, wanted, *others):
+        asked.append(wanted)
+        return b"engine", b""
+
+    monkeypatch.setattr(engine, "load_tensorrt", lambda target: trt)
+    monkeypatch.setattr(backends_tensorrt, "load_tensorrt", lambda target: trt)
+    monkeypatch.setattr(engine, "open_device", lambda: device)
+    monkeypatch.setattr(backends_tensorrt, "open_device", lambda: device)
+    monkeypatch.setattr(engine, "build_engine_bytes", build)
+    monkeypatch.setattr(backends_tensorrt, "build_engine_bytes", build)
+    said = []
+    (path,) = engine.build_engine(small_artifact, "fp32", options, said.append)
+    assert said == ["building for Orin"]
+    backends_tensorrt.open_artifact(small_artifact, "fp32", None, "tensorrt")
+    assert asked == [options]
+    trt.__version__ = "10.8.0"  # JetPack was updated
+    backends_tensorrt.open_artifact(Artifact.open(small_artifact.path), "fp32", None, "tensorrt")
+    assert asked == [options, options]
+    record = backends_tensorrt.engine_records(Artifact.open(small_artifact.path), "fp32")
+    assert record[path.relative_to(small_artifact.path).as_posix()].tensorrt == "10.8.0"
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("cuda"), reason="cuda-bindings is not installed")
