@@ -59,6 +59,11 @@ def command(
         raise ConfigError(f"unknown target '{target}'", f"use one of: {', '.join(TARGETS)}")
     if fp16 + int8 + fp32 > 1:
         raise ConfigError("more than one precision was asked for", "choose one of --fp32, --fp16, --int8")
+    if normals is None and (data is not None or skip):
+        raise ConfigError(
+            "--data and --skip say how a graph is made and judged, and without --normals none is",
+            "add --normals DIR",
+        )
     precision: Any = "fp16" if fp16 else "int8" if int8 else "fp32"
     opened = Artifact.open(artifact)
     result: dict[str, Any] = {"precision": precision, "target": target}
