@@ -100,9 +100,10 @@ def open_runner(
 ) -> Runner:
     """Load the artifact's graph of that precision.
 
-    backend: `auto` takes an installed TensorRT with an engine in the artifact that fits this GPU, else ONNX Runtime
-    on CUDA, else on the CPU; what was skipped and why is logged once. `onnxruntime` chooses between CUDA and CPU;
-    other names are taken literally. precision: `auto` is the one the threshold was calibrated with, else FP32.
+    backend: `auto` takes OpenVINO where it computed the threshold, else an installed TensorRT with an engine in the
+    artifact that fits this GPU, else ONNX Runtime on CUDA, else on the CPU; what was skipped and why is logged once.
+    `onnxruntime` chooses between CUDA and CPU; other names are taken literally. precision: `auto` is the one the
+    threshold was calibrated with, else FP32.
     threads: CPU threads (default: the CPUs that this process may use).
     Raises BackendError when a backend asked for by name can't run here, ArtifactError when the graph is missing.
     """
@@ -114,6 +115,8 @@ def open_runner(
     names = ["onnxruntime-cuda", "onnxruntime-cpu"]
     if backend == "auto" and any(name.startswith("engines/") for name in artifact.manifest.files):
         names.insert(0, "tensorrt")
+    if backend == "auto":
+        names = _calibrated_with(artifact, chosen) + names
     for name in names[:-1]:
         try:
             return _opener(name)(artifact, chosen, threads)
@@ -130,6 +133,14 @@ def choose_precision(artifact: Artifact, precision: str) -> Precision:
     if precision not in GRAPHS:
         raise BackendError(f"unknown precision '{precision}'", f"use one of: auto, {', '.join(GRAPHS)}")
     return precision
+
+
+def _calibrated_with(artifact: Artifact, precision: Precision) -> list[str]:
+    """OpenVINO if it computed the threshold, which holds for its scores: the other engines would be taken anyway."""
+    name, _, own = str((artifact.manifest.calibration or {}).get("backend", "")).partition(" ")
+    if own != precision or not name.startswith("openvino"):
+        return []
+    return ["openvino-bf16" if name.endswith("-bf16") else "openvino"]
 
 
 def default_threads(threads: int | None) -> int:

@@ -162,6 +162,19 @@ def test_auto_precision_follows_the_threshold(small_artifact):
         open_runner(small_artifact, precision="fp16")
 
 
+@pytest.mark.skipif(not HAS_OPENVINO, reason="openvino is not installed")
+def test_auto_takes_the_engine_that_the_threshold_was_computed_with(small_artifact, monkeypatch):
+    name = open_runner(small_artifact, "openvino", threads=1).name
+    small_artifact.update(calibration={"image_threshold": 1.0, "precision": "fp32", "backend": name})
+    assert open_runner(small_artifact, threads=1).name == "openvino-cpu fp32"
+    assert open_runner(small_artifact, "onnxruntime", threads=1).name == "onnxruntime-cpu fp32"
+    small_artifact.update(calibration={"image_threshold": 1.0, "precision": "int8", "backend": "openvino-cpu int8"})
+    assert open_runner(small_artifact, threads=1).name == "onnxruntime-cpu fp32"  # the threshold is of no use there
+    small_artifact.update(calibration={"image_threshold": 1.0, "precision": "fp32", "backend": name})
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda package: None if package == "openvino" else 1)
+    assert open_runner(small_artifact, threads=1).name == "onnxruntime-cpu fp32"
+
+
 def test_damaged_graphs_are_refused(small_artifact):
     small_artifact.add("model.onnx", b"not a graph")
     for backend in ("onnxruntime", "openvino") if HAS_OPENVINO else ("onnxruntime",):
