@@ -22,7 +22,7 @@ def command(
     csv: Annotated[Path | None, typer.Option(help="Append the rows to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the times into this PNG.")] = None,
 ) -> None:
-    """Time every operation against copying and reading memory, plain torch, torch.compile, NumPy and OpenCV.
+    """Time every operation against the memory's speed, plain torch, torch.compile, NumPy and OpenCV.
 
     Every result is checked against the definition in float64 first; a wrong one ends the run without a figure.
     """
@@ -50,7 +50,7 @@ def command(
     table = Table(expand=False)
     for column in (
         *("operation", "shape", "backend", "p20 ms", "p50 ms", "p80 ms"),
-        *("GB/s", "of copy", "of reading", "vs eager"),
+        *("GB/s", "of copy", "of floor", "vs eager"),
     ):
         table.add_column(column, justify="left" if column in ("operation", "shape", "backend") else "right")
     for row in rows:

@@ -90,7 +90,7 @@ def measure(
     for name, call in calls.items():
         with forced(name):
             times = clock(call, setup, repeats=repeats, seconds=seconds)
-            floor = floor_ms(call, given, seconds) if name == "cpp" else None
+            floor = floor_ms(call, given, sum(x.size for x in exact), seconds) if name == "cpp" else None
         rows.append(row_of(case, setup, name, times, touched(given, exact)) | {"floor_ms": floor})
     eager = next((row["p50_ms"] for row in rows if row["backend"] == "eager"), None)
     gains = ({"vs_eager": round(eager / row["p50_ms"], 3) if eager else None} for row in rows)
@@ -125,13 +125,15 @@ def definition(case: Case, given: list[torch.Tensor]) -> list[np.ndarray[Any, An
         return flat(ours(case, exact))
 
 
-def floor_ms(call: Call, given: list[torch.Tensor], seconds: float) -> float:
-    """Median milliseconds of only reading the inputs, on the same thread, between calls of the kernel.
+def floor_ms(call: Call, given: list[torch.Tensor], written: int, seconds: float) -> float:
+    """Median milliseconds of only reading the inputs and writing `written` floats, on the same thread.
 
-    Between them, since other programs share the memory and its speed changes by the second. Reads are torch's sum,
-    which runs at the speed of the memory and, over bytes, through a view of them as floats.
+    Between calls of the kernel, since other programs share the memory and its speed changes by the second. Reads are
+    torch's sum, which runs at the speed of the memory and, over bytes, through a view of them as floats; writes fill
+    the same place each time, so that the system need not find memory for it.
     """
     views = [x if x.is_floating_point() else x.flatten()[: x.numel() // 4 * 4].view(torch.float32) for x in given]
+    result = torch.empty(written)
     times: list[float] = []
     start = time.perf_counter()
     while len(times) < 3 or time.perf_counter() - start < seconds:
@@ -139,6 +141,7 @@ def floor_ms(call: Call, given: list[torch.Tensor], seconds: float) -> float:
         before = time.perf_counter()
         for view in views:
             view.sum()
+        result.fill_(1)
         times.append((time.perf_counter() - before) * 1e3)
     return round(float(np.median(times)), 5)
 

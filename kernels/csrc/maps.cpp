@@ -7,6 +7,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 namespace edge_ad {
 namespace {
@@ -14,6 +19,7 @@ namespace {
 constexpr Index kLanes = 16;        // positions (or channels, where they come last) summed side by side
 constexpr Index kTile = 1024;       // positions summed before the next channels: their sums stay in the L1 cache
 constexpr Index kTogether = 8;      // channels read at a time: more are more rows than a prefetcher follows
+constexpr Index kKept = 1 << 20;    // products of a tile that wait in a cache for their lengths
 constexpr Index kCached = 4 << 20;  // floats that a cache may still hold; asking for more ahead would only cost time
 constexpr float kLarge = 1e37f;     // sums above may overflow on their way to the map
 constexpr float kSmall = 1e-30f;    // sums below have lost digits
@@ -40,9 +46,13 @@ struct Blocks {
     Index start(Index block) const { return std::clamp<Index>(block * kLanes + shift, 0, count - lanes); }
 };
 
-// Adds `channels` channels, `stride` floats apart, of `lanes` positions. Inlined where both are constants.
+// Adds `channels` channels, `stride` floats apart, of `lanes` positions. With `keep`, the products go to `kept`,
+// `pitch` floats from channel to channel, and only squares are summed. Inlined where the numbers are constants.
+template <bool keep>
 __attribute__((always_inline)) inline void add_block(const float* __restrict t, const float* __restrict s, Index stride,
-                                                     Index channels, Index lanes, Sums& __restrict sums) {
+                                                     Index channels, Index lanes, Sums& __restrict sums,
+                                                     float* __restrict kept, Index pitch) {
+#pragma GCC ivdep  // rows of `kept` lie apart
     for (Index j = 0; j < lanes; ++j) {
         float tt = sums.tt[j], ss = sums.ss[j], dd = sums.dd[j], ts = sums.ts[j];
         float tt2 = 0, ss2 = 0, dd2 = 0, ts2 = 0;  // two chains of additions, so that neither waits for the other
@@ -50,65 +60,96 @@ __attribute__((always_inline)) inline void add_block(const float* __restrict t, 
         for (Index c = 0; c + 2 <= channels; c += 2) {
             const float a = t[j + c * stride], b = s[j + c * stride], d = a - b;
             const float a2 = t[j + (c + 1) * stride], b2 = s[j + (c + 1) * stride], d2 = a2 - b2;
-            tt += a * a, ss += b * b, dd += d * d, ts += a * b;
-            tt2 += a2 * a2, ss2 += b2 * b2, dd2 += d2 * d2, ts2 += a2 * b2;
+            tt += a * a, ss += b * b, tt2 += a2 * a2, ss2 += b2 * b2;
+            if (keep)
+                kept[j + c * pitch] = a * b, kept[j + (c + 1) * pitch] = a2 * b2;
+            else
+                dd += d * d, ts += a * b, dd2 += d2 * d2, ts2 += a2 * b2;
         }
         if (channels % 2 == 1) {
             const float a = t[j + (channels - 1) * stride], b = s[j + (channels - 1) * stride], d = a - b;
-            tt += a * a, ss += b * b, dd += d * d, ts += a * b;
+            tt += a * a, ss += b * b;
+            if (keep)
+                kept[j + (channels - 1) * pitch] = a * b;
+            else
+                dd += d * d, ts += a * b;
         }
-        sums.tt[j] = tt + tt2, sums.ss[j] = ss + ss2, sums.dd[j] = dd + dd2, sums.ts[j] = ts + ts2;
+        sums.tt[j] = tt + tt2, sums.ss[j] = ss + ss2;
+        if (!keep) sums.dd[j] = dd + dd2, sums.ts[j] = ts + ts2;
     }
 }
 
 // Asks for what lies `floats` further on, into the L2 cache. Nothing is read, so that it may lie past the end.
 __attribute__((always_inline)) inline void fetch(const float* from, Index floats) {
-    __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(from) + floats * sizeof(float)), 0, 2);
+    const auto address = reinterpret_cast<std::uintptr_t>(from) + floats * sizeof(float);
+    __builtin_prefetch(reinterpret_cast<const void*>(address), 0, 2);
 }
 
-// ... and of every block, asking for the lines `ahead` of each. Inlined into the two that follow, each with its number
+// ... and of every block, asking for the lines `ahead` of each. Inlined into those that follow, each with its number
 // of channels.
+template <bool keep>
 __attribute__((always_inline)) inline void add_blocks(const float* t, const float* s, Index stride, Index channels,
-                                                      Index ahead, const Blocks& blocks, Sums* sums) {
-    if (blocks.lanes < kLanes) return add_block(t, s, stride, channels, blocks.lanes, sums[0]);
-    add_block(t, s, stride, channels, kLanes, sums[0]);
+                                                      Index ahead, const Blocks& blocks, Sums* sums, float* kept,
+                                                      Index pitch) {
+    if (blocks.lanes < kLanes) return add_block<keep>(t, s, stride, channels, blocks.lanes, sums[0], kept, pitch);
+    add_block<keep>(t, s, stride, channels, kLanes, sums[0], kept, pitch);
     for (Index block = 1, at = kLanes + blocks.shift; block < blocks.number - 1; ++block, at += kLanes) {
         if (ahead != 0)
             for (Index c = 0; c < channels; ++c)
                 fetch(t + at + c * stride, ahead), fetch(s + at + c * stride, ahead);
-        add_block(t + at, s + at, stride, channels, kLanes, sums[block]);
+        add_block<keep>(t + at, s + at, stride, channels, kLanes, sums[block], kept + at, pitch);
     }
     const Index last = blocks.number - 1, at = blocks.start(last);
-    if (last > 0) add_block(t + at, s + at, stride, channels, kLanes, sums[last]);
+    if (last > 0) add_block<keep>(t + at, s + at, stride, channels, kLanes, sums[last], kept + at, pitch);
 }
 
 EDGE_AD_CLONES
 void add_channels8(const float* t, const float* s, Index stride, Index ahead, const Blocks& blocks, Sums* sums) {
-    add_blocks(t, s, stride, kTogether, ahead, blocks, sums);
+    add_blocks<false>(t, s, stride, kTogether, ahead, blocks, sums, nullptr, 0);
 }
 
 EDGE_AD_CLONES
 void add_channel(const float* t, const float* s, const Blocks& blocks, Sums* sums) {
-    add_blocks(t, s, 0, 1, 0, blocks, sums);
+    add_blocks<false>(t, s, 0, 1, 0, blocks, sums, nullptr, 0);
 }
 
-// All channels. Reading a line of each of sixteen rows in turn, the processor doesn't foresee the rows after them: these
-// are asked for, unless `next` is 0 (see next_tile).
-void add_all(const float* t, const float* s, Index channels, Index stride, Index next, const Blocks& blocks, Sums* sums) {
+EDGE_AD_CLONES
+void keep_channels8(const float* t, const float* s, Index stride, Index ahead, const Blocks& blocks, Sums* sums,
+                    float* kept, Index pitch) {
+    add_blocks<true>(t, s, stride, kTogether, ahead, blocks, sums, kept, pitch);
+}
+
+EDGE_AD_CLONES
+void keep_channel(const float* t, const float* s, const Blocks& blocks, Sums* sums, float* kept) {
+    add_blocks<true>(t, s, 0, 1, 0, blocks, sums, kept, 0);
+}
+
+// All channels; their products too if there is a place to keep them. Reading a line of each of sixteen rows in turn,
+// the processor doesn't foresee the rows after them: these are asked for, unless `next` is 0 (see next_tile).
+void add_all(const float* t, const float* s, Index channels, Index stride, Index next, const Blocks& blocks, Sums* sums,
+             float* kept = nullptr, Index pitch = 0) {
     std::fill_n(sums, blocks.number, Sums{});
     Index c = 0;
     for (; c + kTogether <= channels; c += kTogether) {
         const Index ahead = c + 2 * kTogether <= channels ? kTogether * stride : next - c * stride;
-        add_channels8(t + c * stride, s + c * stride, stride, next == 0 ? 0 : ahead, blocks, sums);
+        const float *of_t = t + c * stride, *of_s = s + c * stride;
+        if (kept == nullptr)
+            add_channels8(of_t, of_s, stride, next == 0 ? 0 : ahead, blocks, sums);
+        else
+            keep_channels8(of_t, of_s, stride, next == 0 ? 0 : ahead, blocks, sums, kept + c * pitch, pitch);
     }
-    for (; c < channels; ++c) add_channel(t + c * stride, s + c * stride, blocks, sums);
+    for (; c < channels; ++c)
+        if (kept == nullptr)
+            add_channel(t + c * stride, s + c * stride, blocks, sums);
+        else
+            keep_channel(t + c * stride, s + c * stride, blocks, sums, kept + c * pitch);
 }
 
 // Where the tile after the one at position `first` starts, from that one's start; 0 if all floats that the call touches
 // may be in a cache.
-Index next_tile(Index first, Index channels, Index pixels, Index touched) {
+Index next_tile(Index first, Index tile, Index channels, Index pixels, Index touched) {
     if (touched <= kCached) return 0;
-    return first + kTile < pixels ? kTile : channels * pixels - first;
+    return first + tile < pixels ? tile : channels * pixels - first;
 }
 
 // The same sums where one position's channels lie together.
@@ -191,11 +232,11 @@ void redo_products(const float* t, const float* s, Index channels, Index stride,
     for (Index j = 0; j < lanes; ++j) {
         if (!is_odd(sums.tt[j], small_for(eps)) && !is_odd(sums.ss[j], small_for(eps))) continue;
         const Exact exact(t + j, s + j, channels, stride, eps);
-        const bool bad = !(exact.nt <= std::numeric_limits<double>::max() && exact.ns <= std::numeric_limits<double>::max());
+        const bool bad = !std::isfinite(exact.nt) || !std::isfinite(exact.ns);
         for (Index c = 0; c < channels; ++c) {
             const double a = t[j + c * stride] / exact.nt, b = s[j + c * stride] / exact.ns;
-            product[j + c * stride] =
-                bad ? std::numeric_limits<float>::quiet_NaN() : static_cast<float>(static_cast<double>(channels) * a * b);
+            const double whole = static_cast<double>(channels) * a * b;
+            product[j + c * stride] = bad ? std::numeric_limits<float>::quiet_NaN() : static_cast<float>(whole);
         }
     }
 }
@@ -229,17 +270,39 @@ void redo_gradient(const float* t, const float* s, Index channels, Index stride,
     }
 }
 
+// C / (|t| |s|). Where neither sum is odd, this is in range, and so are the products that it scales.
 EDGE_AD_CLONES
-void scales_of(const Sums& sums, Index lanes, float eps, float channels, float* of_t, float* of_s) {
+void scales_of(const Sums& sums, Index lanes, float eps, float channels, float* scale) {
     for (Index j = 0; j < lanes; ++j) {
         const float t = std::sqrt(sums.tt[j]), s = std::sqrt(sums.ss[j]);
-        of_t[j] = channels / (t < eps ? eps : t), of_s[j] = 1.f / (s < eps ? eps : s);
+        scale[j] = channels / (t < eps ? eps : t) / (s < eps ? eps : s);
     }
 }
 
 EDGE_AD_CLONES
-void write_products(const float* t, const float* s, const float* of_t, const float* of_s, Index count, float* out) {
-    for (Index i = 0; i < count; ++i) out[i] = (t[i] * of_t[i]) * (s[i] * of_s[i]);
+void write_products(const float* t, const float* s, const float* scale, Index count, float* out) {
+    for (Index i = 0; i < count; ++i) out[i] = t[i] * s[i] * scale[i];
+}
+
+// The same from products, past the caches where the processor can: a line that is written whole isn't read before.
+EDGE_AD_CLONES
+void stream_scaled(const float* __restrict row, const float* __restrict scale, Index count, float* __restrict out) {
+    Index i = 0;
+#if defined(__SSE2__)
+    const Index used = static_cast<Index>(reinterpret_cast<std::uintptr_t>(out) / sizeof(float) % kLanes);
+    for (const Index start = std::min((kLanes - used) % kLanes, count); i < start; ++i) out[i] = row[i] * scale[i];
+    for (; i + kLanes <= count; i += kLanes)
+        for (Index j = i; j < i + kLanes; j += 4)
+            _mm_stream_ps(out + j, _mm_mul_ps(_mm_loadu_ps(row + j), _mm_loadu_ps(scale + j)));
+#endif
+    for (; i < count; ++i) out[i] = row[i] * scale[i];
+}
+
+// Before another thread may read what was streamed.
+void end_stream() {
+#if defined(__SSE2__)
+    _mm_sfence();
+#endif
 }
 
 }  // namespace
@@ -256,7 +319,7 @@ void cosine_map(const Layer& layer, Index batch, double eps, float* map, Index r
             const float *t = layer.teacher + start, *s = layer.student + start;
             float* out = map + image * pixels + first;
             const Blocks blocks(t, count);
-            const Index next = next_tile(first, layer.channels, pixels, touched);
+            const Index next = next_tile(first, kTile, layer.channels, pixels, touched);
             if (!layer.channels_last) add_all(t, s, layer.channels, stride, next, blocks, sums);
             for (Index block = 0; block < blocks.number; ++block) {
                 const Index at = blocks.start(block);
@@ -283,7 +346,7 @@ void cosine_map_gradient(const float* teacher, const float* student, const float
             const Index start = image * channels * pixels + first;
             const float *t = teacher + start, *s = student + start, *g = grad + image * pixels + first;
             const Blocks blocks(t, count);
-            const Index next = next_tile(first, channels, pixels, touched);
+            const Index next = next_tile(first, kTile, channels, pixels, touched);
             add_all(t, s, channels, pixels, next, blocks, sums);
             for (Index block = 0; block < blocks.number; ++block) {
                 const Index at = blocks.start(block);
@@ -301,30 +364,41 @@ void cosine_map_gradient(const float* teacher, const float* student, const float
     });
 }
 
+// Features that no cache holds are read once: their products wait in a small place of their own for the lengths.
 void head_input(const float* teacher, const float* student, Index batch, Index channels, Index pixels, double eps,
                 float* product) {
-    const Index tiles = (pixels + kTile - 1) / kTile, touched = 3 * batch * channels * pixels;
+    const Index touched = 3 * batch * channels * pixels;
+    const bool large = touched > kCached;
+    const Index tile = large ? std::clamp(kKept / channels / kLanes * kLanes, kLanes, kTile) : kTile;
+    const Index tiles = (pixels + tile - 1) / tile;
+    const Index pitch = std::min(tile, pixels) + kLanes;  // rows a power of two apart would share the cache's lines
     parallel(batch * tiles, static_cast<double>(touched), [&](Index begin, Index end) {
         Tile sums;
-        alignas(64) float of_t[kTile], of_s[kTile];
+        alignas(64) float scale[kTile];
+        const std::unique_ptr<float[]> kept(large ? new float[channels * pitch] : nullptr);
         for (Index part = begin; part < end; ++part) {
-            const Index first = part % tiles * kTile, count = std::min(kTile, pixels - first);
+            const Index first = part % tiles * tile, count = std::min(tile, pixels - first);
             const Index start = part / tiles * channels * pixels + first;
-            const Index next = next_tile(first, channels, pixels, touched);
+            const Index next = next_tile(first, tile, channels, pixels, touched);
             const float *t = teacher + start, *s = student + start;
+            float* out = product + start;
             const Blocks blocks(t, count);
-            add_all(t, s, channels, pixels, next, blocks, sums);
+            add_all(t, s, channels, pixels, next, blocks, sums, kept.get(), pitch);
             for (Index block = 0; block < blocks.number; ++block)
                 scales_of(sums[block], blocks.lanes, static_cast<float>(eps), static_cast<float>(channels),
-                          of_t + blocks.start(block), of_s + blocks.start(block));
+                          scale + blocks.start(block));
             for (Index c = 0; c < channels; ++c)
-                write_products(t + c * pixels, s + c * pixels, of_t, of_s, count, product + start + c * pixels);
+                if (large)
+                    stream_scaled(kept.get() + c * pitch, scale, count, out + c * pixels);
+                else
+                    write_products(t + c * pixels, s + c * pixels, scale, count, out + c * pixels);
             for (Index block = 0; block < blocks.number; ++block) {
                 const Index at = blocks.start(block);
                 if (any_odd(sums[block], blocks.lanes, small_for(eps)))
-                    redo_products(t + at, s + at, channels, pixels, sums[block], blocks.lanes, eps, product + start + at);
+                    redo_products(t + at, s + at, channels, pixels, sums[block], blocks.lanes, eps, out + at);
             }
         }
+        if (large) end_stream();
     });
 }
 

@@ -119,8 +119,10 @@ py::list find_defects(const Floats& scores, double threshold, Index min_area) {
         regions = edge_ad::find_defects(in, height, width, threshold, min_area);
     }
     py::list result;
-    for (const auto& r : regions)
-        result.append(py::make_tuple(py::make_tuple(r.left, r.top, r.right - r.left, r.bottom - r.top), r.area, r.peak));
+    for (const auto& r : regions) {
+        const auto box = py::make_tuple(r.left, r.top, r.right - r.left, r.bottom - r.top);
+        result.append(py::make_tuple(box, r.area, r.peak));
+    }
     return result;
 }
 

@@ -207,7 +207,8 @@ private:
     void write_row(Index y, Index first, Index count, float* row) {
         if (how_.combine == Combine::product) std::fill_n(row, count, 1.f);
         for (std::size_t g = 0; g < wide_.size(); ++g) {
-            const float *top = wide_[g].top(y) + first, *bottom = wide_[g].bottom(y) + first, between = wide_[g].between(y);
+            const float *top = wide_[g].top(y) + first, *bottom = wide_[g].bottom(y) + first;
+            const float between = wide_[g].between(y);
             if (how_.combine == Combine::product) {
                 mix_rows(top, bottom, between, count, spare_.data());
                 multiply_power(spare_.data(), static_cast<float>(how_.weights[g]), count, row);

@@ -180,6 +180,18 @@ def test_a_batch_too_large_for_caches_is_its_images(shape):
             np.testing.assert_array_equal(together[image : image + 1], alone)
 
 
+@pytest.mark.parametrize("shape", [(5, 70, 63, 65), (1, 9, 400, 401), (2500, 51, 1, 11), (2, 70001, 4, 3)])
+def test_head_input_too_large_for_caches(shape):
+    teacher, student = features(*shape)
+    student[0, :, 0, 1] *= np.float32(1e25)  # squares beyond float32: computed once more
+    teacher[-1, 3, -1, -1] = np.nan
+    result = kernels.head_input(teacher, student)
+    assert np.isnan(result[-1, :, -1, -1]).all()
+    assert np.isnan(result).sum() == shape[1]
+    exact = exactly(kernels.head_input, teacher, student)
+    np.testing.assert_allclose(result, exact, rtol=1e-5, atol=2e-5)
+
+
 def _scores(threads=None):
     if threads:
         kernels.set_threads(threads)
