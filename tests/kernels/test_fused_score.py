@@ -90,3 +90,46 @@ def test_a_bad_pixel_counts_wherever_it_lies():
         for size in [(256, 256), (16, 16), (17, 300)]:
             score = kernels.fused_score([teacher], [student], size=size, k=1, return_pixel_scores=False)
             assert np.isnan(score.image_score).all()
+
+
+def plateau(rng, shape, base, spread):
+    """Two channels whose difference map is `base` and up to `spread` of it more: every piece may hold the largest."""
+    wanted = np.minimum(base * (1 + spread * rng.random(shape)), 2)
+    cosine = 1 - wanted
+    student = np.stack([cosine, np.sqrt(1 - cosine**2)], axis=1)
+    return np.broadcast_to(np.float32([[[1]], [[0]]]), student.shape), student.astype(np.float32)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    side=st.tuples(st.integers(1, 30), st.integers(1, 150)),
+    layers=st.integers(1, 2),
+    native=st.booleans(),
+    k=st.integers(1, 1200),
+    base=st.sampled_from([0.01, 0.3, 1, 1.9]),
+    spread=st.sampled_from([0, 1e-7, 1e-5, 1e-3, 0.01, 0.1]),
+    combine=st.sampled_from(["mean", "sum", "product"]),
+    seed=st.integers(0, 10**6),
+)
+def test_top_k_among_scores_that_differ_little(side, layers, native, k, base, spread, combine, seed):
+    rng = np.random.default_rng(seed)
+    teacher, student = zip(*(plateau(rng, (1, *side), base, spread) for _ in range(layers)), strict=True)
+    size = side if native else (41, 203)
+    k = min(k, size[0] * size[1])
+    options = {"size": size, "k": k, "combine": combine}
+    ours = kernels.fused_score(teacher, student, **options)
+    alone = kernels.fused_score(teacher, student, **options, return_pixel_scores=False)
+    np.testing.assert_array_equal(alone.image_score, ours.image_score)
+    largest = np.sort(ours.pixel_scores.astype(np.float64).ravel())[-k:]
+    np.testing.assert_allclose(ours.image_score, largest.mean(), rtol=7e-8)  # one rounding to float32
+
+
+def test_a_peak_counts_wherever_it_lies():
+    rng = np.random.default_rng(0)
+    places = [(y, x) for y in (0, 7, 8, 16) for x in range(150)]
+    teacher, student = plateau(rng, (len(places), 17, 150), 0.5, 0.01)
+    for image, (y, x) in enumerate(places):
+        student[image, :, y, x] = -1, 0  # opposed
+    for size in [(17, 150), (51, 450)]:
+        score = kernels.fused_score([teacher], [student], size=size, k=1, return_pixel_scores=False)
+        np.testing.assert_allclose(score.image_score, 2, rtol=1e-6)
