@@ -5,9 +5,11 @@
 Every program takes a ticket. The first ones make a piece of a difference map each; those after them wait until all
 maps are there, then upsample and join a piece of an image each; whoever finishes an image last averages its Top-K.
 Tickets are given in the order programs start, and no map waits for anything, so a program that waits never keeps
-from running those that it waits for. The last program of all puts the counters back to zero: a CUDA graph can replay
+from running those that it waits for. Counting is an atomic add that releases and acquires on the whole GPU, with a
+barrier of the program's threads on either side: what all of them stored before is seen by all that come after. The
+last program of all puts the counters back to zero, when none is left that would look at them: a CUDA graph can replay
 the launch, and a launch can follow another on one stream. Launches that run beside each other need counters of their
-own.
+own; counters that are not zero at the start would let a launch wait for ever.
 
 Tested under Triton's interpreter, which runs one program after another, and compiled ahead of time; it has not run
 on a GPU, where waiting and memory order can first be put to the test.
@@ -18,7 +20,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from edge_ad.kernels.triton_kernels import _bilinear, _difference, _join, _topk_mean
+from edge_ad.kernels.triton_kernels import _combine, _difference, _topk_mean
 
 COUNTERS = 3  # beside one for each image: tickets, pieces of maps done, images done
 
@@ -69,19 +71,12 @@ def fused_score_kernel(
         tl.debug_barrier()
         pieces = tl.cdiv(height * width, BLOCK)
         image = ((ticket - maps) // pieces).to(tl.int64)
-        i = (ticket - maps) % pieces * BLOCK + tl.arange(0, BLOCK)
-        mask = i < height * width
-        y, x = i // width, i % width
-        total = tl.full((BLOCK,), 1.0 if PRODUCT else 0.0, tl.float32)
-        total = _join(total, _bilinear(A, image, y, x, mask, ha, wa, ya, xa), weight_a, PRODUCT)
-        if LAYERS > 1:
-            total = _join(total, _bilinear(B, image, y, x, mask, hb, wb, yb, xb), weight_b, PRODUCT)
-        if LAYERS > 2:
-            total = _join(total, _bilinear(C, image, y, x, mask, hc, wc, yc, xc), weight_c, PRODUCT)
-        if LAYERS > 3:
-            total = _join(total, _bilinear(D, image, y, x, mask, hd, wd, yd, xd), weight_d, PRODUCT)
         scores = SCORES + image * height * width
-        tl.store(scores + i, total, mask=mask)
+        _combine(
+            A, B, C, D, scores, image, (ticket - maps) % pieces, height, width,
+            ha, wa, hb, wb, hc, wc, hd, wd, ya, xa, yb, xb, yc, xc, yd, xd, weight_a, weight_b, weight_c, weight_d,
+            LAYERS, PRODUCT, BLOCK,
+        )  # fmt: skip
         tl.debug_barrier()
         if tl.atomic_add(COUNTERS + 3 + image, 1) == pieces - 1:
             tl.debug_barrier()

@@ -232,14 +232,13 @@ def _join(total, value, weight, PRODUCT: tl.constexpr):
 
 
 @triton.jit
-def combine_kernel(
-    A, B, C, D, OUT, height, width,
+def _combine(
+    A, B, C, D, OUT, image, piece, height, width,
     ha, wa, hb, wb, hc, wc, hd, wd, ya, xa, yb, xb, yc, xc, yd, xd, weight_a, weight_b, weight_c, weight_d,
     LAYERS: tl.constexpr, PRODUCT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Up to four maps, each upsampled to [height, width], weighted and joined: BLOCK pixels of one image."""
-    image = tl.program_id(1).to(tl.int64)
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    """Up to four maps of one image, each upsampled, weighted and joined: piece number `piece` of BLOCK pixels."""
+    i = piece * BLOCK + tl.arange(0, BLOCK)
     mask = i < height * width
     y, x = i // width, i % width
     total = tl.full((BLOCK,), 1.0 if PRODUCT else 0.0, tl.float32)
@@ -250,7 +249,22 @@ def combine_kernel(
         total = _join(total, _bilinear(C, image, y, x, mask, hc, wc, yc, xc), weight_c, PRODUCT)
     if LAYERS > 3:
         total = _join(total, _bilinear(D, image, y, x, mask, hd, wd, yd, xd), weight_d, PRODUCT)
-    tl.store(OUT + image * height * width + i, total, mask=mask)
+    tl.store(OUT + i, total, mask=mask)
+
+
+@triton.jit
+def combine_kernel(
+    A, B, C, D, OUT, height, width,
+    ha, wa, hb, wb, hc, wc, hd, wd, ya, xa, yb, xb, yc, xc, yd, xd, weight_a, weight_b, weight_c, weight_d,
+    LAYERS: tl.constexpr, PRODUCT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Scores [batch, height, width] of up to four maps: BLOCK pixels of one image."""
+    image = tl.program_id(1).to(tl.int64)
+    _combine(
+        A, B, C, D, OUT + image * height * width, image, tl.program_id(0), height, width,
+        ha, wa, hb, wb, hc, wc, hd, wd, ya, xa, yb, xb, yc, xc, yd, xd, weight_a, weight_b, weight_c, weight_d,
+        LAYERS, PRODUCT, BLOCK,
+    )  # fmt: skip
 
 
 @triton.jit
