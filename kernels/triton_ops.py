@@ -10,8 +10,9 @@ been run or timed on a GPU.
 
 from __future__ import annotations
 
-import functools
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -246,6 +247,12 @@ def _(scores: Tensor, k: int) -> Tensor:
     return scores.new_empty(scores.shape[0], dtype=torch.float32)
 
 
+def _scores(teacher: list[Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Room for the scores and the images' scores."""
+    scores = teacher[0].new_empty((teacher[0].shape[0], height, width), dtype=torch.float32)
+    return scores, scores.new_empty(scores.shape[0])
+
+
 @torch.library.custom_op("edge_ad::fused_score", mutates_args=())
 def _fused_score(
     teacher: list[Tensor],
@@ -258,8 +265,7 @@ def _fused_score(
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     batch, count, spare = teacher[0].shape[0], len(teacher), MAX_LAYERS - len(teacher)
-    scores = teacher[0].new_empty((batch, height, width), dtype=torch.float32)
-    image_score = scores.new_empty(batch)
+    scores, image_score = _scores(teacher, height, width)
     if batch == 0:
         return scores, image_score
     features = [*teacher, *student]
@@ -314,13 +320,13 @@ def _(
     k: int,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    scores = teacher[0].new_empty((teacher[0].shape[0], height, width), dtype=torch.float32)
-    return scores, scores.new_empty(scores.shape[0])
+    return _scores(teacher, height, width)
 
 
 _SPARE = 4096  # counters on each device for calls that are captured
 _kept: dict[tuple[torch.device, int], Tensor] = {}  # by stream: launches on one follow each other
 _spare: dict[torch.device, Tensor] = {}
+_counting = threading.Lock()  # callers on several threads
 
 
 def _counters(like: Tensor, count: int) -> Tensor:
@@ -328,18 +334,34 @@ def _counters(like: Tensor, count: int) -> Tensor:
 
     A captured call gets its own for good, since its graph may be replayed beside anything.
     """
-    zeros = functools.partial(like.new_zeros, dtype=torch.int32)
     if not like.is_cuda:
-        return zeros(count)
-    if torch.cuda.is_current_stream_capturing():
-        spare = _spare.get(like.device)
-        if spare is None or len(spare) < count:
-            return zeros(count)  # captured too: one more node, which sets them again at each replay
-        _spare[like.device] = spare[count:]
-        return spare[:count]
-    if like.device not in _spare:
-        _spare[like.device] = zeros(_SPARE)
-    stream = (like.device, torch.cuda.current_stream(like.device).cuda_stream)
-    if stream not in _kept or len(_kept[stream]) < count:
-        _kept[stream] = zeros(max(count, 64))
-    return _kept[stream]
+        return like.new_zeros(count, dtype=torch.int32)
+    stream = torch.cuda.current_stream(like.device)
+    with _counting:
+        if torch.cuda.is_current_stream_capturing():
+            spare = _spare.get(like.device)
+            if spare is None or len(spare) < count:  # captured too: one more node, which sets them at each replay
+                return like.new_zeros(count, dtype=torch.int32)
+            _spare[like.device] = spare[count:]
+            return spare[:count]
+        if like.device not in _spare:
+            _spare[like.device] = _lasting_zeros(like, _SPARE, stream)
+        kept = _kept.get((like.device, stream.cuda_stream))
+        if kept is None or len(kept) < count:
+            kept = _kept[like.device, stream.cuda_stream] = _lasting_zeros(like, max(count, 64), stream)
+        return kept
+
+
+def _lasting_zeros(like: Tensor, count: int, stream: Any) -> Tensor:
+    """Zeros made on `stream`, by a thread of its own.
+
+    While torch.compile warms up for CUDA graphs, whatever the caller's thread allocates comes from the graphs' memory
+    and is taken for free as soon as that is over, although it is still held here.
+    """
+
+    def make() -> Tensor:
+        with torch.cuda.stream(stream):
+            return like.new_zeros(count, dtype=torch.int32)
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(make).result()

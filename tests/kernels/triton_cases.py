@@ -1,5 +1,10 @@
 """The Triton operations against the definition in float64: run by test_triton.py, interpreted or on a GPU."""
 
+import contextlib
+import itertools
+import threading
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -153,6 +158,45 @@ def test_one_launch_leaves_its_counters_as_it_found_them(monkeypatch):
         ours = kernels.fused_score([pair[0]], [pair[1]], size=(12, 12), k=5)
         np.testing.assert_allclose(ours.image_score.cpu(), exact.image_score, rtol=2e-5)
         assert not counters.any()
+
+
+class OnGpu:
+    """What _counters asks of a tensor on a GPU. `state` holds the stream and whether it is being captured."""
+
+    is_cuda, device = True, torch.device("cuda", 0)
+
+    def __init__(self, monkeypatch):
+        self.stream, self.captured, self.threads = 1, False, []
+        monkeypatch.setattr(triton_ops, "_kept", {})
+        monkeypatch.setattr(triton_ops, "_spare", {})
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: self.captured)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=self.stream))
+        monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+
+    def new_zeros(self, count, dtype):
+        self.threads.append(threading.get_ident())
+        return torch.zeros(count, dtype=dtype)
+
+    def counters(self, count, stream=1, captured=False):
+        self.stream, self.captured = stream, captured
+        given = triton_ops._counters(self, count)
+        assert len(given) >= count
+        return given.data_ptr(), given.data_ptr() + 4 * count
+
+
+def test_launches_beside_each_other_have_counters_of_their_own(monkeypatch):
+    gpu = OnGpu(monkeypatch)
+    assert gpu.counters(5) == gpu.counters(5)
+    given = [gpu.counters(500), gpu.counters(5, stream=2), gpu.counters(1500, captured=True)]
+    given += [gpu.counters(1500, stream=2, captured=True), gpu.counters(7, stream=2, captured=True)]
+    given += [gpu.counters(7, captured=True)]
+    given.sort()
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(given))
+    assert gpu.counters(501) == gpu.counters(501)
+    # none made by this thread, whose memory may be a graph's, but for what is made again at each replay
+    assert threading.get_ident() not in gpu.threads
+    gpu.counters(5000, captured=True)
+    assert gpu.threads[-1] == threading.get_ident()
 
 
 @quiet
