@@ -113,15 +113,16 @@ def plateau(rng, shape, base, spread):
 )
 def test_top_k_among_scores_that_differ_little(side, layers, native, k, base, spread, combine, seed):
     rng = np.random.default_rng(seed)
-    teacher, student = zip(*(plateau(rng, (1, *side), base, spread) for _ in range(layers)), strict=True)
+    bases = base * np.array([1, 0.5]).reshape(2, 1, 1)  # the second image's scores are all below the first's
+    teacher, student = zip(*(plateau(rng, (2, *side), bases, spread) for _ in range(layers)), strict=True)
     size = side if native else (41, 203)
     k = min(k, size[0] * size[1])
     options = {"size": size, "k": k, "combine": combine}
     ours = kernels.fused_score(teacher, student, **options)
     alone = kernels.fused_score(teacher, student, **options, return_pixel_scores=False)
     np.testing.assert_array_equal(alone.image_score, ours.image_score)
-    largest = np.sort(ours.pixel_scores.astype(np.float64).ravel())[-k:]
-    np.testing.assert_allclose(ours.image_score, largest.mean(), rtol=7e-8)  # one rounding to float32
+    largest = np.sort(ours.pixel_scores.astype(np.float64).reshape(2, -1), axis=1)[:, -k:]
+    np.testing.assert_allclose(ours.image_score, largest.mean(axis=1), rtol=7e-8)  # one rounding to float32
 
 
 def test_a_peak_counts_wherever_it_lies():
@@ -133,3 +134,23 @@ def test_a_peak_counts_wherever_it_lies():
     for size in [(17, 150), (51, 450)]:
         score = kernels.fused_score([teacher], [student], size=size, k=1, return_pixel_scores=False)
         np.testing.assert_allclose(score.image_score, 2, rtol=1e-6)
+
+
+def test_the_largest_score_counts_although_it_was_rounded_up():
+    rng = np.random.default_rng(0)
+    teacher, student = plateau(rng, (200, 5, 7), rng.uniform(0.1, 1.9, (200, 1, 1)), 0)  # equal but for rounding
+    score = kernels.fused_score([teacher], [student], size=(61, 130), k=1)
+    np.testing.assert_array_equal(score.image_score, score.pixel_scores.max(axis=(1, 2)))
+
+
+def test_a_bad_pixel_counts_beside_a_power_that_vanishes():
+    places = [(y, x) for y in (3, 12) for x in range(20, 256, 64)]  # one in each piece
+    teacher, student = np.ones((2, len(places), 2, 16, 256), np.float32)
+    other = student.copy()
+    for image, (y, x) in enumerate(places):
+        far = places[image - 3]
+        student[image, 0, far[0], far[1]] = other[image, 0, far[0], far[1]] = -1
+        other[image, 0, y, x] = np.nan
+    options = {"size": (16, 256), "combine": "product", "weights": (7.0, 1.0), "k": 1, "return_pixel_scores": False}
+    score = kernels.fused_score([teacher, teacher], [student, other], **options)
+    assert np.isnan(score.image_score).all()
