@@ -115,11 +115,22 @@ def test_topk_mean_is_exact_with_ties_and_in_any_order(pixels, k, seed, levels, 
 
 @pytest.mark.parametrize("k", [1, 100, 5000, 20000])
 def test_topk_mean_of_large_maps(backend, k):
-    scores = np.sort(np.random.default_rng(0).standard_normal((3, 20000)).astype(np.float32), axis=1)
+    rng = np.random.default_rng(0)
+    scores = np.sort(rng.standard_normal((5, 20000)).astype(np.float32), axis=1)
     scores[1] = scores[1, ::-1].copy()
     scores[2] = 0.25
+    scores[3] = rng.permutation(scores[3])
+    scores[4] = 1 + 1e-4 * rng.random(20000)
     exact = np.sort(scores.astype(np.float64), axis=1)[:, 20000 - k :].mean(axis=1)
-    np.testing.assert_allclose(kernels.topk_mean(scores.reshape(3, 100, 200), k), exact, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(kernels.topk_mean(scores.reshape(5, 100, 200), k), exact, rtol=2e-7, atol=2e-7)
+
+
+@pytest.mark.parametrize("k", [1, 100])
+def test_topk_mean_finds_nan_among_scores_too_low_to_count(backend, k):
+    places = [0, 31, 32, 5000, 9998, 9999]
+    scores = np.tile(np.linspace(2, 1, 10000, dtype=np.float32), (len(places), 1))
+    scores[range(len(places)), places] = np.nan
+    assert np.isnan(kernels.topk_mean(scores, k)).all()
 
 
 def test_topk_mean_of_infinities_and_nan(backend):
