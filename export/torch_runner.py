@@ -10,18 +10,18 @@ from edge_ad.runtime.backends import OUTPUTS, Array, GraphRunner, default_thread
 
 
 class TorchRunner(GraphRunner):
-    """The trained detector on the CPU, from the artifact's weights and not from its graph.
+    """The trained detector in float32, from the artifact's weights and not from its graph.
 
-    threads: PyTorch has one setting for the whole process.
+    threads: PyTorch has one setting for the whole process. device: cpu or cuda.
     """
 
-    def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
+    def __init__(self, artifact: Artifact, threads: int | None = None, device: str = "cpu") -> None:
         torch.set_num_threads(default_threads(threads))
-        detector = Detector.from_artifact(artifact)
+        detector = Detector.from_artifact(artifact).to(device)
 
         def infer(images: Array) -> list[Array]:
             with torch.inference_mode():
-                scores = detector(torch.from_numpy(images))
-            return [getattr(scores, name).numpy() for name in OUTPUTS]
+                scores = detector(torch.from_numpy(images).to(device))
+            return [getattr(scores, name).cpu().numpy() for name in OUTPUTS]
 
-        super().__init__("torch fp32", detector.image_size, None, infer)
+        super().__init__(f"torch-{device} fp32", detector.image_size, None, infer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -13,6 +13,9 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from edge_ad.cli.progress import TerminalProgress
+
+if TYPE_CHECKING:
+    from edge_ad.artifact import Artifact
 
 
 def command(
@@ -105,31 +108,13 @@ def command(
         words.print(f"report: {report}", soft_wrap=True)
 
 
-def _torch_runner(artifact: Any, threads: int | None) -> Any:
-    """A runner on the trained weights themselves, on CUDA where there is one: the reference for every export."""
+def _torch_runner(artifact: Artifact, threads: int | None) -> Any:
+    """The trained weights themselves, on CUDA where there is one: the reference for every export."""
     import torch
 
-    from edge_ad.model.detector import Detector
-    from edge_ad.runtime.backends import Outputs, checked_images, checked_outputs, default_threads
+    from edge_ad.export.torch_runner import TorchRunner
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_num_threads(default_threads(threads))
-    detector = Detector.from_artifact(artifact).to(device)
-
-    class TorchRunner:
-        name = f"torch-{device} fp32"
-        image_size = artifact.manifest.preprocessing.image_size
-
-        def __call__(self, images: Any) -> Outputs:
-            with torch.inference_mode():
-                scores = detector(torch.from_numpy(checked_images(images, self.image_size)).to(device))
-            arrays = (scores.image_score, scores.pixel_scores, scores.anomaly_map, scores.head_logits)
-            return checked_outputs(Outputs(*(array.float().cpu().numpy() for array in arrays)), self.name)
-
-        def close(self) -> None:
-            """Nothing to free: Python does it."""
-
-    return TorchRunner()
+    return TorchRunner(artifact, threads, "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _say(words: Console, result: Any) -> None:

@@ -107,7 +107,7 @@ def test_fp32_is_written_anew_and_held_against_pytorch(exported, tiny_config, tm
     weights = save({name: value.contiguous() for name, value in detector.state_dict().items()})
     artifact = Artifact.create(tmp_path / "part", manifest, {"weights.safetensors": weights, "model.onnx": b"old"})
     record = export_precision(artifact, "fp32", list(images), options=ExportOptions(threads=1))
-    assert record["normals"]["first"] == "torch fp32"
+    assert record["normals"]["first"] == "torch-cpu fp32"
     assert record["normals"]["rank_correlation"] > 0.8  # of five photos that are very much alike
     assert record["normals"]["errors"]["image_score"]["1.0"] < 1e-3
     assert record == artifact.manifest.reports["export.fp32"]
