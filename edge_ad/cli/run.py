@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from edge_ad.runtime.overlay import ScoreScale
     from edge_ad.runtime.settings import RunSettings
     from edge_ad.runtime.sinks import Sink
+    from edge_ad.runtime.sinks_files import ScaleOf
+    from edge_ad.runtime.station import Station
 
 console = Console(stderr=True, highlight=False)
 
@@ -110,17 +112,25 @@ def choose_settings(path: Path | None, given: dict[str, Any]) -> RunSettings:
 
 def _run(settings: RunSettings, *, frames: int | None, json_lines: bool, headless: bool, keep_trying: bool) -> None:
     from edge_ad.runtime.line import Line
+    from edge_ad.runtime.overlay import score_scale
     from edge_ad.runtime.service import Watchdog
     from edge_ad.runtime.sinks_files import PreviewSink, can_show_windows
 
     words = RichHandler(console=console, show_path=False)
     words.addFilter(_without_traceback)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[words])
-    scale = _score_scale(settings)
-    preview = PreviewSink("edgead run (q ends it)", scale) if not headless and can_show_windows() else None
-    sinks = _sinks(settings, json_lines, scale)
+    stations: list[Station] = []
+
+    def scale_of(source: str) -> ScoreScale | None:
+        """A station's own: products of one run may have thresholds far apart."""
+        calibrations = [station.calibration() for station in stations if station.name == source]
+        return score_scale(calibrations[0]) if calibrations and calibrations[0] else None
+
+    preview = PreviewSink("edgead run (q ends it)", scale_of) if not headless and can_show_windows() else None
+    sinks = _sinks(settings, json_lines, scale_of)
     line = Line(settings, [*sinks, *([preview] if preview else [])], frames=frames, keep_trying=keep_trying)
     inspector = line.inspector
+    stations += inspector.stations
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: inspector.stop())
@@ -157,19 +167,7 @@ def _without_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
-def _score_scale(settings: RunSettings) -> ScoreScale | None:
-    """The heat maps' scale, from the run's artifact; each picture's own without a calibration."""
-    from edge_ad.artifact import Artifact
-    from edge_ad.runtime.overlay import score_scale
-    from edge_ad.runtime.products import calibration_for
-
-    first = settings.station[0]
-    path = first.artifact or settings.artifact
-    calibration = calibration_for(Artifact.open(path).manifest, first.product) if path else None
-    return score_scale(calibration) if calibration else None
-
-
-def _sinks(settings: RunSettings, json_lines: bool, scale: ScoreScale | None) -> list[Sink]:
+def _sinks(settings: RunSettings, json_lines: bool, scale_of: ScaleOf) -> list[Sink]:
     from edge_ad.runtime.sinks_files import ImageSink, JsonLinesSink, VideoSink
 
     out = Path(settings.out)
@@ -180,11 +178,11 @@ def _sinks(settings: RunSettings, json_lines: bool, scale: ScoreScale | None) ->
             # the next run would take this one's pictures of rejects for parts
             if os.path.isdir(source) and out.resolve().is_relative_to(Path(source).resolve()):
                 raise ConfigError(f"the output folder {out} lies in the source {source}", "choose another --out")
-        sinks.append(ImageSink(out / "images", settings.images, scale))
+        sinks.append(ImageSink(out / "images", settings.images, scale_of))
     if path := settings.video.path or _annotated_video(settings):
         if any(Path(station.source.address).resolve() == Path(path).resolve() for station in settings.station):
             raise ConfigError(f"the annotated video {path} is also a source", "choose another --video or --out")
-        sinks.append(VideoSink(dataclasses.replace(settings.video, path=path), scale))
+        sinks.append(VideoSink(dataclasses.replace(settings.video, path=path), scale_of))
     return sinks
 
 

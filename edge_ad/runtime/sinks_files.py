@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, TextIO
 
@@ -23,6 +24,8 @@ from edge_ad.runtime.verdict import Verdict
 
 log = logging.getLogger(__name__)
 CLEAN_EVERY = 50  # pictures between two looks at the folder's size
+# a verdict's source -> its heat map's scale; None: the picture's own, which makes pictures incomparable
+ScaleOf = Callable[[str], ScoreScale | None]
 OVERLAY_PIXELS = 1 << 22  # of a picture with heat map: drawing all of a 12000 x 12000 one took 5 GB and 46 s
 
 
@@ -47,9 +50,9 @@ class ImageSink(Sink):
     """
 
     def __init__(
-        self, folder: str | Path, settings: ImagesSettings | None = None, scale: ScoreScale | None = None
+        self, folder: str | Path, settings: ImagesSettings | None = None, scale_of: ScaleOf = lambda source: None
     ) -> None:
-        self.name, self.folder, self.scale = "images", Path(folder), scale
+        self.name, self.folder, self.scale_of = "images", Path(folder), scale_of
         self.settings = settings or ImagesSettings()
         self._accepts = self._written = 0
 
@@ -68,7 +71,7 @@ class ImageSink(Sink):
         _write(day / f"{verdict.id}.jpg", encode_image(frame, ".jpg", 92))
         if self.settings.overlay:
             height = min(frame.shape[0], max(round(frame.shape[0] * (OVERLAY_PIXELS * 3 / frame.size) ** 0.5), 1))
-            overlay = annotate(frame, verdict, pixel_scores, self.scale, height)
+            overlay = annotate(frame, verdict, pixel_scores, self.scale_of(verdict.source), height)
             _write(day / f"{verdict.id}.overlay.jpg", encode_image(overlay, ".jpg", 85))
         if self.settings.scores and pixel_scores is not None:
             buffer = io.BytesIO()
@@ -111,8 +114,8 @@ class VideoSink(Sink):
 
     delivery: Delivery = "now"
 
-    def __init__(self, settings: VideoSettings, scale: ScoreScale | None = None) -> None:
-        self.name, self.settings, self.path, self.scale = "video", settings, Path(settings.path), scale
+    def __init__(self, settings: VideoSettings, scale_of: ScaleOf = lambda source: None) -> None:
+        self.name, self.settings, self.path, self.scale_of = "video", settings, Path(settings.path), scale_of
         if self.path.suffix.lower() not in (".mp4", ".avi"):
             raise ConfigError(f"video.path = {settings.path!r}", "let it end in .mp4 or .avi")
         self._writer: Any = None
@@ -128,7 +131,7 @@ class VideoSink(Sink):
         """Add a picture; a verdict without one adds none."""
         if frame is None:
             return
-        picture = annotate(frame, verdict, pixel_scores, self.scale, self.settings.height)
+        picture = annotate(frame, verdict, pixel_scores, self.scale_of(verdict.source), self.settings.height)
         if self._writer is None:
             self._start(max(picture.shape[1] // 2 * 2, 2), picture.shape[0] // 2 * 2)
         if (picture.shape[1], picture.shape[0]) != self._size:
@@ -175,8 +178,8 @@ class PreviewSink(Sink):
 
     delivery: Delivery = "now"
 
-    def __init__(self, title: str, scale: ScoreScale | None = None) -> None:
-        self.name, self.title, self.scale = "window", title, scale
+    def __init__(self, title: str, scale_of: ScaleOf = lambda source: None) -> None:
+        self.name, self.title, self.scale_of = "window", title, scale_of
         self._latest: tuple[Verdict, Frame, PixelScores | None] | None = None
 
     def write(self, verdict: Verdict, frame: Frame | None = None, pixel_scores: PixelScores | None = None) -> None:
@@ -189,7 +192,7 @@ class PreviewSink(Sink):
         latest, self._latest = self._latest, None
         if latest:
             verdict, frame, scores = latest
-            picture = annotate(frame, verdict, scores, self.scale, 720)
+            picture = annotate(frame, verdict, scores, self.scale_of(verdict.source), 720)
             cv2.imshow(self.title, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
         return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
 

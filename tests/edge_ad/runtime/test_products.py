@@ -1,11 +1,15 @@
 """An artifact of several products: the threshold of the one that is meant, and no guessing."""
 
+import numpy as np
 import pytest
 
 import edge_ad
+from edge_ad.cli import main
+from edge_ad.data.images import read_image
 from edge_ad.errors import ArtifactError, ConfigError
 from edge_ad.runtime.inspector import Inspector
 from edge_ad.runtime.products import calibration_for
+from edge_ad.runtime.store import Store
 
 
 @pytest.fixture
@@ -65,6 +69,36 @@ def test_two_stations_see_two_products_with_one_engine(several, run_settings, pa
     assert len(inspector.engines) == 1
     decisions = {name: {v.decision for v in stored() if v.source == name} for name in ("stripes", "dots")}
     assert decisions == {"stripes": {"NG"}, "dots": {"OK"}}
+
+
+def test_each_station_draws_heat_on_its_own_scale(several, part_folder, product, tmp_path):
+    quantiles = np.linspace(0.0, 1e-6, 101).tolist()
+    own = {
+        name: {**one, "score_quantiles": quantiles} for name, one in several.manifest.calibration["per_class"].items()
+    }
+    several.update(calibration=several.manifest.calibration | {"per_class": own})
+    tables = [
+        f'[[station]]\nname = "{name}"\nproduct = "{name}"\nsource.address = "{part_folder}"\n'
+        for name in ("stripes", "dots")
+    ]
+    head = f'artifact = "{several.path}"\nout = "{tmp_path / "out"}"\nimages.accepts_every = 1\n'
+    (tmp_path / "line.toml").write_text(head + "".join(tables))
+    with pytest.raises(SystemExit) as stop:
+        main(["run", "--settings", str(tmp_path / "line.toml"), "--headless"])
+    assert stop.value.code == 0
+    with Store(tmp_path / "out" / "verdicts.sqlite") as store:
+        verdicts = [row.verdict for row in store.recent(99)]
+
+    def heat(name):
+        verdict = next(v for v in verdicts if v.source == name and v.frame == 0)
+        picture, overlay = (
+            read_image(next((tmp_path / "out").rglob(verdict.id + end))) for end in (".jpg", ".overlay.jpg")
+        )
+        lower = slice(picture.shape[0] // 2, None)  # below the banner
+        return np.abs(picture[lower].astype(int) - overlay[lower]).mean()
+
+    assert heat("stripes") > 20  # everything is far above its threshold
+    assert heat("dots") < 5  # and far below this one's
 
 
 def test_a_new_version_without_the_stations_product_is_refused(several, run_settings, part_folder, caplog):
