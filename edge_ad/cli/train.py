@@ -152,7 +152,7 @@ def with_diffusion_model(settings: Config, folder: Path | None) -> Config:
     DataError when it isn't there: a new one would take hours.
     """
     from edge_ad.errors import DataError
-    from edge_ad.synthesis.diffusion import SETTINGS, load_model
+    from edge_ad.synthesis.diffusion import SETTINGS, read_model
 
     if folder is None:
         return settings
@@ -161,7 +161,7 @@ def with_diffusion_model(settings: Config, folder: Path | None) -> Config:
             f"--ddpm {folder} holds no diffusion model",
             "name the folder `ddpm` of an `edgead synth`, or leave it out",
         )
-    return settings.override("synthesis", diffusion=load_model(folder)[1])
+    return settings.override("synthesis", diffusion=read_model(folder)[0])
 
 
 def check_output(out: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from edge_ad.artifact import write_atomically
@@ -24,6 +24,7 @@ from edge_ad.synthesis.defects import Frame, Frames
 
 WEIGHTS = "weights.safetensors"
 SETTINGS = "diffusion.json"
+TRAIN_AGAIN = "train it again: `edgead synth DATA --source ddpm --out DIR`"
 
 
 def build_network(config: DiffusionConfig) -> Any:
@@ -270,19 +271,27 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[Any, D
 
     Raises ArtifactError when a file is missing, damaged or doesn't fit the settings.
     """
-    again = "train it again: `edgead synth DATA --source ddpm --out DIR`"
+    config, data, digest = read_model(folder)
+    network = build_network(config)
+    try:
+        network.load_state_dict(load(data))
+    except (RuntimeError, SafetensorError) as error:
+        raise ArtifactError(f"{folder / WEIGHTS} doesn't fit its settings: {error}", TRAIN_AGAIN) from error
+    return network.to(device).eval(), config, digest
+
+
+def read_model(folder: Path) -> tuple[DiffusionConfig, bytes, str]:
+    """(a model's settings, its weights as safetensors, their sha256), the hash being checked.
+
+    Raises ArtifactError when a file is missing or damaged.
+    """
     try:
         record = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         data = (folder / WEIGHTS).read_bytes()
         digest = str(record["sha256"])
         config = _recorded(record)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"no diffusion model can be read from {folder}: {error}", again) from error
+        raise ArtifactError(f"no diffusion model can be read from {folder}: {error}", TRAIN_AGAIN) from error
     if hashlib.sha256(data).hexdigest() != digest:
-        raise ArtifactError(f"{folder / WEIGHTS} is damaged: its sha256 differs from the recorded one", again)
-    network = build_network(config)
-    try:
-        network.load_state_dict(load_file(folder / WEIGHTS))
-    except (RuntimeError, SafetensorError) as error:
-        raise ArtifactError(f"{folder / WEIGHTS} doesn't fit its settings: {error}", again) from error
-    return network.to(device).eval(), config, digest
+        raise ArtifactError(f"{folder / WEIGHTS} is damaged: its sha256 differs from the recorded one", TRAIN_AGAIN)
+    return config, data, digest

@@ -189,8 +189,8 @@ class DetectorTrainer:
         self.progress.phase("training", settings.steps, step)
         logs = self.folder / "logs" if self.accelerator.is_main_process else None
         with TrainingLog(logs, step) as log_numbers, interrupt_between_steps() as interrupt:
-            while step < settings.steps and self._time_used() < 1:
-                losses = self.train_step(step)
+            while step < settings.steps and (used := self._time_used()) < 1:
+                losses = self.train_step(step, used)
                 step += 1
                 images += settings.batch_size * settings.gradient_accumulation * self.accelerator.num_processes
                 speed = images / (time.monotonic() - began)
@@ -208,10 +208,14 @@ class DetectorTrainer:
         self._save(step)
         return step, losses, images / max(1e-9, time.monotonic() - began)
 
-    def train_step(self, step: int) -> dict[str, float]:
-        """One step of the schedule, counted from 0; its losses. Raises EdgeAdError when the loss is no number."""
+    def train_step(self, step: int, time_used: float = 0.0) -> dict[str, float]:
+        """One step of the schedule, counted from 0; its losses. Raises EdgeAdError when the loss is no number.
+
+        time_used: share of the time that is over, 0..1, the same in all processes.
+        """
         settings = self.config.training
-        done = self._progress_of(step)
+        # share of the schedule that is over, 0..1: by steps or by time, whichever is further
+        done = min(1.0, max(step / settings.steps, time_used))
         for group in self.optimiser.param_groups:
             group["lr"] = settings.learning_rate * self._rate(step, done)
         self.network.train()
@@ -255,10 +259,6 @@ class DetectorTrainer:
         indices = np.where(defective, triplets, normals)
         mine = slice(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
         return indices[mine].tolist(), defective[mine].tolist()
-
-    def _progress_of(self, step: int) -> float:
-        """Share of the schedule that is over, 0..1: by steps or by time, whichever is further."""
-        return min(1.0, max(step / self.config.training.steps, self._time_used()))
 
     def _time_used(self) -> float:
         """Share of the time that is over, by the main process's clock: all stop and slow down at the same step."""

@@ -110,11 +110,11 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tiny_config, ph
     run = trainer(config, photos, tmp_path / "a", Record())
     step = run.train_step
 
-    def poisoned(number):
+    def poisoned(number, time_used):
         if number == 3:
             with torch.no_grad():
                 next(run.detector.head.parameters()).fill_(math.nan)
-        return step(number)
+        return step(number, time_used)
 
     run.train_step = poisoned
     with pytest.raises(EdgeAdError, match="loss is nan at step 3"):
