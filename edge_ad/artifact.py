@@ -209,6 +209,18 @@ def write_atomically(target: Path, data: bytes | Path) -> None:
         raise
 
 
+def check_target(target: Path) -> None:
+    """ArtifactError, before any work is done for it, where `write_atomically` could not write `target`."""
+    if not target.parent.is_dir():
+        raise ArtifactError(f"the folder {target.parent} does not exist", "create it first")
+    if target.is_dir():
+        raise ArtifactError(f"{target} is a folder", "name a file in it")
+    try:
+        tempfile.TemporaryFile(dir=target.parent).close()
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+
+
 def _cannot_write(target: Path, error: OSError) -> ArtifactError:
     return ArtifactError(
         f"can't write {target}: {error.strerror or error}", "free some disk space or choose another folder"

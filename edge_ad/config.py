@@ -88,7 +88,7 @@ class DiffusionConfig:
     learning_rate: float = 5e-4
     warmup_steps: int = 100
     ema_decay: float = 0.995
-    precision: Literal["no", "bf16", "fp16"] = "no"  # no: float32
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     checkpoint_steps: int = 200
     sheet_steps: int = 500  # between sheets of samples while training
     perturbation: Literal["scale", "add", "ddim"] = "scale"
@@ -223,7 +223,7 @@ def _check(settings: Any, section: str, names: Iterable[str], low: float, high: 
         value = getattr(settings, name)
         for one in value if isinstance(value, tuple) else (value,):
             if not (low <= one <= high and math.isfinite(one)):
-                bounds = f"from {low:g} " + ("upwards" if high == math.inf else f"to {high:g}")
+                bounds = f"from {low:.10g} " + ("upwards" if high == math.inf else f"to {high:.10g}")
                 raise ConfigError(f"'{section}.{name}' = {value!r}", f"use what is finite and {bounds}")
 
 

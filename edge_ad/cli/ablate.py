@@ -133,6 +133,7 @@ def _run(
     from edge_ad.cli.train import train_artifact
     from edge_ad.errors import ConfigError
     from edge_ad.evaluation import evaluate
+    from edge_ad.model.weights import find_weights
     from edge_ad.runtime.backends import open_runner
     from edge_ad.training.job import work_folder
 
@@ -144,6 +145,13 @@ def _run(
         raise ConfigError(f"{folder} holds a finished run with other settings", "choose another --out, or remove it")
     elif not (artifact.trained_on() or frozenset()) <= {photo_key(sample.path) for sample in dataset.train}:
         raise ConfigError(f"{folder} holds a finished run on other photos", "choose another --out, or remove it")
+    else:
+        teacher = find_weights(settings.model.teacher, weights, settings.training.seed)[1]
+        if teacher.sha256 != artifact.manifest.teacher["sha256"]:
+            raise ConfigError(
+                f"{folder} holds a finished run of another teacher: {artifact.manifest.teacher['description']}",
+                "give the same --weights, choose another --out, or remove it",
+            )
     figures = artifact.manifest.reports.get("ablation")
     if figures is None:
         runner = open_runner(artifact, "onnxruntime", "fp32")

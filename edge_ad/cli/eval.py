@@ -41,10 +41,9 @@ def command(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
 ) -> None:
     """Measure a detector on labelled images."""
-    from edge_ad.artifact import Artifact, write_atomically
+    from edge_ad.artifact import Artifact, check_target, write_atomically
     from edge_ad.data.images import encode_image
     from edge_ad.data.samples import scan
-    from edge_ad.errors import DataError
     from edge_ad.evaluation import category_calibrations, evaluate, stamps
     from edge_ad.report import Gallery, draw_sheet, write_report
     from edge_ad.runtime.backends import open_runner
@@ -57,10 +56,8 @@ def command(
     if every:
         dataset = dataset.all_for_testing()
     for target in (json_file, report, sheet):
-        if target and str(target) != "-" and not target.parent.is_dir():
-            raise DataError(f"the folder {target.parent} does not exist", "create it first")
-        if target and target.is_dir():
-            raise DataError(f"{target} is a folder", "name a file in it")
+        if target and str(target) != "-":
+            check_target(target)
     if sheet:
         encode_image(np.zeros((1, 1), np.uint8), sheet.suffix)  # refuse an unknown ending now, not after minutes
     runner: Any = (

@@ -44,7 +44,7 @@ def command(
     strength: Annotated[str, typer.Option(help="Range of s, the perturbation's strength, as LOW:HIGH.")] = "0.1:0.2",
     start: Annotated[float, typer.Option(help="Below 1: start from a normal image with noise of start * T.")] = 1.0,
     images: Annotated[int | None, typer.Option(min=1, help="Anomaly images kept of the diffusion model.")] = None,
-    precision: Annotated[str | None, typer.Option(help="no, bf16 or fp16, for the diffusion model.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16, for the diffusion model.")] = None,
     textures: Annotated[Path | None, typer.Option(help="Folder of pictures to take textures from.")] = None,
     foreground: Annotated[bool, typer.Option(help="Keep defects on the object if the background is plain.")] = True,
     per_shard: Annotated[

@@ -15,7 +15,7 @@ from edge_ad.errors import ConfigError
 def new_accelerator(device: str, precision: str, gradient_accumulation: int = 1) -> Accelerator:
     """An Accelerator of the given settings, whichever ones a training before it in this process had.
 
-    device: auto, cpu or cuda. precision: fp32 (or no), bf16 or fp16, of autocast. Processes that were launched
+    device: auto, cpu or cuda. precision: fp32, bf16 or fp16, of autocast. Processes that were launched
     together stay connected. Raises ConfigError for cuda without a GPU, and for another device.
     """
     check_device(device)

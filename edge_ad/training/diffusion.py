@@ -200,7 +200,7 @@ class DiffusionTrainer:
         kept = f"the checkpoint of step {last} is kept" if last else "there is no checkpoint yet"
         raise EdgeAdError(
             f"the loss of the diffusion model is {loss} at step {self.step}; {kept}",
-            'lower learning_rate, or set precision = "no" (float32), and run again to resume',
+            'lower learning_rate, or set precision = "fp32", and run again to resume',
         )
 
     def _time_is_up(self, begun: float, max_minutes: float | None) -> bool:

@@ -78,6 +78,12 @@ def test_a_number_out_of_bounds_is_named(section, values):
         Config.from_dict({section: values})
 
 
+def test_bounds_are_written_out():
+    with pytest.raises(ConfigError) as error:
+        Config.from_dict({"training": {"seed": -1}})
+    assert "from 0 to 4294967295" in str(error.value.hint)
+
+
 def test_toml_of_another_editor(tmp_path):
     (tmp_path / "c.toml").write_text("[training]\nseed = 3\n", encoding="utf-8-sig")
     assert Config.from_toml(tmp_path / "c.toml").training.seed == 3

@@ -1,11 +1,13 @@
 import json
 
 import pytest
+from safetensors.torch import save_file
 
 from edge_ad.cli.ablate import VARIANTS, parse_seeds, summary, variant
 from edge_ad.cli.ablate import command as ablate
 from edge_ad.config import Config
 from edge_ad.errors import ConfigError, DataError
+from edge_ad.model.weights import find_weights
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -49,6 +51,13 @@ def test_a_small_ablation_of_own_settings_writes_its_table_and_keeps_finished_ru
         written.append((tmp_path / "out" / "full-0" / "weights.safetensors").stat().st_mtime_ns)
     with pytest.raises(ConfigError, match="full-0 holds a finished run with other settings"):
         ablate(tmp_path / "data", tmp_path / "out", config=tmp_path / "tiny.toml", **{**options, "steps": 3})
+    state, _ = find_weights(tiny_config.model.teacher, "random", 1)
+    save_file(state, tmp_path / "other.safetensors")
+    with pytest.raises(ConfigError, match="full-0 holds a finished run of another teacher: RANDOM WEIGHTS"):
+        ablate(
+            tmp_path / "data", tmp_path / "out", config=tmp_path / "tiny.toml", device="cpu",
+            **{**options, "weights": str(tmp_path / "other.safetensors")},
+        )  # fmt: skip
     write_photos(tmp_path / "data" / "train" / "good", 6, seed=9)
     with pytest.raises(ConfigError, match="full-0 holds a finished run on other photos"):
         ablate(tmp_path / "data", tmp_path / "out", config=tmp_path / "tiny.toml", device="cpu", **options)

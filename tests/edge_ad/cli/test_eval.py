@@ -97,6 +97,7 @@ def test_json_to_standard_output_is_only_json(capsys, small_artifact, photos):
         (["--precision", "fp16"], "has no model.fp16.onnx"),
         (["--report", "/nowhere/at/all.html"], "does not exist"),
         (["--report", "/"], "/ is a folder"),
+        (["--json", "/proc/figures.json"], "can't write /proc/figures.json"),
         (["--sheet", "sheet.xyz"], "can't encode a picture as '.xyz'"),
     ],
 )
