@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import statistics
 import sys
@@ -133,7 +134,6 @@ def _run(
     from edge_ad.cli.train import train_artifact
     from edge_ad.errors import ConfigError
     from edge_ad.evaluation import evaluate
-    from edge_ad.model.weights import find_weights
     from edge_ad.runtime.backends import open_runner
     from edge_ad.training.job import work_folder
 
@@ -145,13 +145,11 @@ def _run(
         raise ConfigError(f"{folder} holds a finished run with other settings", "choose another --out, or remove it")
     elif not (artifact.trained_on() or frozenset()) <= {photo_key(sample.path) for sample in dataset.train}:
         raise ConfigError(f"{folder} holds a finished run on other photos", "choose another --out, or remove it")
-    else:
-        teacher = find_weights(settings.model.teacher, weights, settings.training.seed)[1]
-        if teacher.sha256 != artifact.manifest.teacher["sha256"]:
-            raise ConfigError(
-                f"{folder} holds a finished run of another teacher: {artifact.manifest.teacher['description']}",
-                "give the same --weights, choose another --out, or remove it",
-            )
+    elif _teacher_sha256(settings.model.teacher, weights) != artifact.manifest.teacher["sha256"]:
+        raise ConfigError(
+            f"{folder} holds a finished run of another teacher: {artifact.manifest.teacher['description']}",
+            "give the same --weights, choose another --out, or remove it",
+        )
     figures = artifact.manifest.reports.get("ablation")
     if figures is None:
         runner = open_runner(artifact, "onnxruntime", "fp32")
@@ -162,6 +160,14 @@ def _run(
         figures = {key: value for key, value in dataclasses.asdict(result).items() if key in FIGURES}
         artifact.update(reports={"ablation": figures})
     return {key: figures.get(key) for key in FIGURES}
+
+
+@functools.cache  # the same for all finished runs of a teacher, and found by reading all of its weights
+def _teacher_sha256(model: str, weights: str | None) -> str:
+    """Hash of the weights that `edgead train` would take; "" for random ones, which the seed of a run tells apart."""
+    from edge_ad.model.weights import find_weights
+
+    return find_weights(model, weights)[1].sha256
 
 
 def _percent(value: float | None) -> str:
