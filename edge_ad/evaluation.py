@@ -25,7 +25,7 @@ from edge_ad.data.loader import batches, read_each, reason_of
 from edge_ad.data.samples import Dataset, Problem, Sample
 from edge_ad.errors import DataError
 from edge_ad.pixel_metrics import PixelMetrics
-from edge_ad.runtime.backends import Outputs, Runner
+from edge_ad.runtime.engines.runner import Outputs, Runner
 
 Scores = npt.NDArray[np.float32]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_ad.runtime.backends import OUTPUTS, Array, Outputs, Runner
+from edge_ad.runtime.engines.runner import OUTPUTS, Array, Outputs, Runner
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)
 

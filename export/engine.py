@@ -10,10 +10,10 @@ from edge_ad.artifact import Artifact
 from edge_ad.errors import ArtifactError
 from edge_ad.export.graph_tools import raise_opset
 from edge_ad.export.quantize import float_products, to_fp16
-from edge_ad.runtime.backends import GRAPHS, Precision
-from edge_ad.runtime.backends_tensorrt import store_engine
-from edge_ad.runtime.cuda_device import open_device
-from edge_ad.runtime.tensorrt_engine import (
+from edge_ad.runtime.engines.cuda_device import open_device
+from edge_ad.runtime.engines.runner import GRAPHS, Precision
+from edge_ad.runtime.engines.tensorrt import store_engine
+from edge_ad.runtime.engines.tensorrt_build import (
     EngineOptions,
     EngineRecord,
     build_engine_bytes,

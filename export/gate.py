@@ -12,7 +12,7 @@ from edge_ad.data.samples import Dataset
 from edge_ad.errors import BackendError
 from edge_ad.evaluation import evaluate
 from edge_ad.export.compare import Comparison, compare
-from edge_ad.runtime.backends import Array, Runner
+from edge_ad.runtime.engines.runner import Array, Runner
 
 ALLOWED_POINTS = {"fp32": 0.1, "fp16": 0.2, "int8": 0.5}  # of 100, per metric
 # Least pixel-score correlation on normals, for when there is no labelled data

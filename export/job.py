@@ -15,8 +15,8 @@ from edge_ad.export.compare import Remembering
 from edge_ad.export.graph_tools import Graph, with_metadata
 from edge_ad.export.quantize import half_tensors, layers_of, overflowing, to_fp16
 from edge_ad.export.sensitivity import Quantized, Trial, layer_errors, search
-from edge_ad.runtime.backends import GRAPHS, Array, Precision, Runner
-from edge_ad.runtime.backends_onnxruntime import OnnxRuntimeRunner
+from edge_ad.runtime.engines.onnxruntime import OnnxRuntimeRunner
+from edge_ad.runtime.engines.runner import GRAPHS, Array, Precision, Runner
 
 
 @dataclass(frozen=True)

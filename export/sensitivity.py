@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from edge_ad.export.graph_tools import Graph
 from edge_ad.export.quantize import layers_of, quantize_int8
-from edge_ad.runtime.backends import Array
-from edge_ad.runtime.backends_onnxruntime import OnnxRuntimeRunner
+from edge_ad.runtime.engines.onnxruntime import OnnxRuntimeRunner
+from edge_ad.runtime.engines.runner import Array
 
 GROUP = 8  # layers measured together before any is measured alone
 

@@ -22,8 +22,8 @@ from edge_ad.export.engine import build_engine
 from edge_ad.export.frames import frames_graph
 from edge_ad.export.gate import Figures, measure
 from edge_ad.export.graph_tools import with_batch, with_metadata
-from edge_ad.runtime.backends import GRAPHS, Array, Precision, Runner
-from edge_ad.runtime.tensorrt_engine import EngineOptions
+from edge_ad.runtime.engines.runner import GRAPHS, Array, Precision, Runner
+from edge_ad.runtime.engines.tensorrt_build import EngineOptions
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 
 from edge_ad.artifact import Artifact
 from edge_ad.model.detector import Detector
-from edge_ad.runtime.backends import OUTPUTS, Array, GraphRunner, default_threads
+from edge_ad.runtime.engines.runner import OUTPUTS, Array, GraphRunner, default_threads
 
 
 class TorchRunner(GraphRunner):

@@ -10,7 +10,7 @@ import onnx
 
 from edge_ad.artifact import Artifact
 from edge_ad.errors import ArtifactError, ConfigError
-from edge_ad.runtime.backends import GRAPHS, OUTPUTS, Precision
+from edge_ad.runtime.engines.runner import GRAPHS, OUTPUTS, Precision
 
 
 def write_repository(artifact: Artifact, precision: Precision, out: Path, max_batch: int = 8) -> list[Path]:

@@ -14,9 +14,9 @@ TORCH_FREE = (
     "edge_ad.kernels",
     "edge_ad.data.images",
     "edge_ad.data.samples",
-    "edge_ad.runtime.backends",
+    "edge_ad.runtime.engines.runner",
     "edge_ad.runtime.predictor",
-    "edge_ad.runtime.store",
+    "edge_ad.runtime.sinks.store",
     "edge_ad.calibrate.calibration",
     "edge_ad.cli",
 )

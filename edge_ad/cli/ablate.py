@@ -134,7 +134,7 @@ def _run(
     from edge_ad.cli.train import train_artifact
     from edge_ad.errors import ConfigError
     from edge_ad.evaluation import evaluate
-    from edge_ad.runtime.backends import open_runner
+    from edge_ad.runtime.engines.runner import open_runner
     from edge_ad.training.job import work_folder
 
     artifact = Artifact.open(folder) if (folder / MANIFEST).exists() else None

@@ -1,4 +1,4 @@
-"""`edgead bench kernels`: time and bandwidth of the kernels. What is timed is in edge_ad.cli.kernel_timing."""
+"""`edgead bench kernels`: time and bandwidth of the kernels. What is timed is in edge_ad.bench.kernel_timing."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def command(
     from rich.console import Console
     from rich.table import Table
 
-    from edge_ad.cli import kernel_cases
-    from edge_ad.cli import kernel_timing as timing
+    from edge_ad.bench import kernel_cases
+    from edge_ad.bench import kernel_timing as timing
     from edge_ad.errors import ConfigError
 
     setup = timing.Setup.of(device, threads, dtype)

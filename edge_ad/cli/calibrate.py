@@ -51,11 +51,11 @@ def command(
     from edge_ad.data.images import read_image
     from edge_ad.data.samples import scan
     from edge_ad.errors import DataError
-    from edge_ad.runtime.backends import choose_precision, open_runner
+    from edge_ad.runtime.engines.runner import choose_precision, open_runner
+    from edge_ad.runtime.line.station_predictor import StationPredictor
     from edge_ad.runtime.predictor import Predictor
     from edge_ad.runtime.products import ALL
-    from edge_ad.runtime.recalibration import is_inspected
-    from edge_ad.runtime.station_predictor import StationPredictor
+    from edge_ad.runtime.watch.recalibration import is_inspected
 
     console = Console(stderr=True, highlight=False)
     opened = Artifact.open(artifact)

@@ -46,7 +46,7 @@ def command(
 
 def _runner(artifact: Any, name: str, threads: int | None) -> Any:
     """The runner that `name` stands for; without a precision, the one that was calibrated."""
-    from edge_ad.runtime.backends import open_runner
+    from edge_ad.runtime.engines.runner import open_runner
 
     backend, _, precision = name.partition(":")
     if backend == "torch":

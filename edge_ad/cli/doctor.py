@@ -143,9 +143,9 @@ def _gpu() -> Iterator[Finding]:
 def _cameras() -> Iterator[Finding]:
     import cv2
 
-    from edge_ad.runtime.sinks_files import can_show_windows
-    from edge_ad.runtime.sources_genicam import find_producers
-    from edge_ad.runtime.sources_video import has_gstreamer
+    from edge_ad.runtime.sinks.files import can_show_windows
+    from edge_ad.runtime.sources.genicam import find_producers
+    from edge_ad.runtime.sources.video import has_gstreamer
 
     devices, denied = _devices("/dev/video*")
     if denied:
@@ -213,7 +213,7 @@ def _disk() -> Iterator[Finding]:
 def _artifact(path: str) -> Iterator[Finding]:
     from edge_ad.artifact import Artifact
     from edge_ad.errors import EdgeAdError
-    from edge_ad.runtime.engine import Engine
+    from edge_ad.runtime.engines.loaded import Engine
     from edge_ad.runtime.settings import EngineSettings
 
     try:

@@ -46,7 +46,7 @@ def command(
     from edge_ad.data.samples import scan
     from edge_ad.evaluation import category_calibrations, evaluate, stamps
     from edge_ad.report import Gallery, draw_sheet, write_report
-    from edge_ad.runtime.backends import open_runner
+    from edge_ad.runtime.engines.runner import open_runner
 
     words = Console(stderr=True, highlight=False)
     opened = Artifact.open(artifact)

@@ -52,7 +52,7 @@ def command(
     from edge_ad.errors import ConfigError
     from edge_ad.export import targets
     from edge_ad.export.job import ExportOptions, export_precision
-    from edge_ad.runtime.backends import GRAPHS
+    from edge_ad.runtime.engines.runner import GRAPHS
 
     console = Console(stderr=True, highlight=False)
     if target not in TARGETS:

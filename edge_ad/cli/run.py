@@ -18,12 +18,12 @@ from rich.table import Table
 from edge_ad.errors import BackendError, ConfigError
 
 if TYPE_CHECKING:
-    from edge_ad.runtime.inspector import Inspector, Summary
+    from edge_ad.runtime.line.inspector import Inspector, Summary
+    from edge_ad.runtime.line.station import Station
     from edge_ad.runtime.overlay import ScoreScale
     from edge_ad.runtime.settings import RunSettings
-    from edge_ad.runtime.sinks import Sink
-    from edge_ad.runtime.sinks_files import ScaleOf
-    from edge_ad.runtime.station import Station
+    from edge_ad.runtime.sinks.base import Sink
+    from edge_ad.runtime.sinks.files import ScaleOf
 
 console = Console(stderr=True, highlight=False)
 
@@ -59,7 +59,7 @@ def command(
     written. Exit code 0 means that the run was good, whatever the verdicts say.
     """
     if example_settings:
-        from edge_ad.runtime.example import example_toml
+        from edge_ad.runtime.line.example import example_toml
 
         return typer.echo(example_toml(), nl=False)
     given = {
@@ -111,10 +111,10 @@ def choose_settings(path: Path | None, given: dict[str, Any]) -> RunSettings:
 
 
 def _run(settings: RunSettings, *, frames: int | None, json_lines: bool, headless: bool, keep_trying: bool) -> None:
-    from edge_ad.runtime.line import Line
+    from edge_ad.runtime.line.line import Line
+    from edge_ad.runtime.line.service import Watchdog
     from edge_ad.runtime.overlay import score_scale
-    from edge_ad.runtime.service import Watchdog
-    from edge_ad.runtime.sinks_files import PreviewSink, can_show_windows
+    from edge_ad.runtime.sinks.files import PreviewSink, can_show_windows
 
     words = RichHandler(console=console, show_path=False)
     words.addFilter(_without_traceback)
@@ -168,7 +168,7 @@ def _without_traceback(record: logging.LogRecord) -> bool:
 
 
 def _sinks(settings: RunSettings, json_lines: bool, scale_of: ScaleOf) -> list[Sink]:
-    from edge_ad.runtime.sinks_files import ImageSink, JsonLinesSink, VideoSink
+    from edge_ad.runtime.sinks.files import ImageSink, JsonLinesSink, VideoSink
 
     out = Path(settings.out)
     sinks: list[Sink] = [JsonLinesSink(sys.stdout)] if json_lines else []
@@ -188,7 +188,7 @@ def _sinks(settings: RunSettings, json_lines: bool, scale_of: ScaleOf) -> list[S
 
 def _annotated_video(settings: RunSettings) -> str:
     """Where the annotated copy of a video file goes; cameras run for weeks and get none unasked."""
-    from edge_ad.runtime.sources import VIDEO_SUFFIXES
+    from edge_ad.runtime.sources.opening import VIDEO_SUFFIXES
 
     if len(settings.station) != 1 or settings.station[0].source.repeat:
         return ""
@@ -247,8 +247,8 @@ def _report(summary: Summary, settings: RunSettings) -> None:
 
 def _install_service(settings: RunSettings, path: Path | None, given: dict[str, Any], user: bool) -> None:
     from edge_ad.artifact import Artifact
-    from edge_ad.runtime.service import install
-    from edge_ad.runtime.sources import open_source
+    from edge_ad.runtime.line.service import install
+    from edge_ad.runtime.sources.opening import open_source
 
     for station in settings.station:  # a service that can't start would be restarted for ever
         if not (artifact := station.artifact or settings.artifact):

@@ -180,7 +180,7 @@ def first_threshold(
     import numpy as np
 
     from edge_ad.calibrate.calibration import Scores, Wish, calibration_record, score_frames, with_product
-    from edge_ad.runtime.backends import open_runner
+    from edge_ad.runtime.engines.runner import open_runner
     from edge_ad.runtime.predictor import Predictor
 
     with Predictor(artifact, open_runner(artifact, "onnxruntime", "fp32")) as predictor:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from edge_ad.artifact import Artifact
 from edge_ad.data.images import preprocess, read_image
 from edge_ad.errors import DataError
-from edge_ad.runtime.backends import Array, Outputs, Runner, choose_precision, open_runner, say_once
+from edge_ad.runtime.engines.runner import Array, Outputs, Runner, choose_precision, open_runner, say_once
 from edge_ad.runtime.products import ALL, calibration_for
 
 
@@ -97,7 +97,7 @@ def load(
     """The trained detector in the folder `path`, ready for `.predict(frame)`. Needs no torch.
 
     product: whose threshold holds, for an artifact that was trained on several; "all" for their common one.
-    backend, precision, threads: as `edge_ad.runtime.backends.open_runner` takes them.
+    backend, precision, threads: as `edge_ad.runtime.engines.runner.open_runner` takes them.
     """
     artifact = Artifact.open(path)
     calibration_for(artifact.manifest, product)  # refuse an ambiguous wish before the graph is loaded

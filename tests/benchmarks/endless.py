@@ -22,12 +22,12 @@ import numpy as np
 
 from edge_ad.artifact import Artifact, Manifest, Preprocessing
 from edge_ad.config import Config
-from edge_ad.runtime.line import Line
+from edge_ad.runtime.line.line import Line
 from edge_ad.runtime.predictor import load
 from edge_ad.runtime.settings import settings_from
-from edge_ad.runtime.sinks_files import ImageSink, JsonLinesSink
+from edge_ad.runtime.sinks.files import ImageSink, JsonLinesSink
+from edge_ad.runtime.sinks.store import Store
 from edge_ad.runtime.stats import memory_mb
-from edge_ad.runtime.store import Store
 
 CONFTEST = Path(__file__).parents[1] / "conftest.py"
 

@@ -17,12 +17,12 @@ import tempfile
 from pathlib import Path
 
 from edge_ad.artifact import Artifact
-from edge_ad.cli.bench_model import _device, _revision, _version, append_rows
+from edge_ad.bench.rows import append_rows, device_name, revision, version_of
 from edge_ad.export.compare import compare
 from edge_ad.export.gate import ALL_METRICS
 from edge_ad.export.job import ExportOptions, export_precision
 from edge_ad.export.targets import measured_on, prepared_normals
-from edge_ad.runtime.backends import GRAPHS, open_runner
+from edge_ad.runtime.engines.runner import GRAPHS, open_runner
 
 FIELDS = (
     "date", "revision", "device", "category", "backend", "precision", "versions", "shape", "bytes", "left_in_float",
@@ -67,9 +67,9 @@ def main() -> None:
                 apart = compare(reference, runner, held)
                 floats = artifact.manifest.reports.get(f"export.{precision}", {}).get("left_in_float", ())
                 row = {
-                    "date": datetime.date.today().isoformat(), "revision": _revision(), "device": _device(),
+                    "date": datetime.date.today().isoformat(), "revision": revision(), "device": device_name(),
                     "category": " ".join(artifact.manifest.classes), "backend": backend, "precision": precision,
-                    "versions": _version(backend), "shape": "x".join(map(str, runner.image_size)),
+                    "versions": version_of(backend), "shape": "x".join(map(str, runner.image_size)),
                     "bytes": artifact.manifest.files[name].bytes, "left_in_float": " ".join(floats),
                     "rank_correlation": f"{apart.rank_correlation:.4f}",
                     "pixel_correlation": f"{apart.pixel_correlation:.5f}",

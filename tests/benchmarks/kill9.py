@@ -14,11 +14,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from edge_ad.runtime.store import Store
+from edge_ad.runtime.sinks.store import Store
 
 WRITER = """
 import sys, time
-from edge_ad.runtime.store import Store
+from edge_ad.runtime.sinks.store import Store
 from edge_ad.runtime.verdict import Verdict, new_id
 store = Store(sys.argv[1], max_bytes=0)
 n = 0

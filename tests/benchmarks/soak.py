@@ -35,7 +35,7 @@ import tomli_w
 from soak_plant import Broker, Clock, Disk, Operator, Pictures, Receiver, ask, free_port, load, tampered
 
 from edge_ad.artifact import Artifact
-from edge_ad.runtime.store import Store
+from edge_ad.runtime.sinks.store import Store
 
 USER, PASSWORD = "camera", "not shown in any log"
 

@@ -12,10 +12,10 @@ from edge_ad.artifact import Artifact
 from edge_ad.calibrate.calibration import with_product
 from edge_ad.cli import main
 from edge_ad.errors import ConfigError
-from edge_ad.runtime.inspector import Inspector
-from edge_ad.runtime.policy import Policy
+from edge_ad.runtime.line.inspector import Inspector
+from edge_ad.runtime.line.policy import Policy
 from edge_ad.runtime.settings import PolicySettings, read_settings
-from edge_ad.runtime.store import Store
+from edge_ad.runtime.sinks.store import Store
 
 STATION = """
 [[station]]

@@ -15,9 +15,10 @@ import pytest
 from edge_ad.errors import BackendError
 from edge_ad.export.engine import build_engine, engine_graph
 from edge_ad.export.job import ExportOptions, export_precision
-from edge_ad.runtime import backends_tensorrt, tensorrt_engine
-from edge_ad.runtime.backends import open_runner
-from edge_ad.runtime.tensorrt_engine import EngineOptions, EngineRecord, build_engine_bytes, load_tensorrt
+from edge_ad.runtime.engines import tensorrt as backends_tensorrt
+from edge_ad.runtime.engines import tensorrt_build as tensorrt_engine
+from edge_ad.runtime.engines.runner import open_runner
+from edge_ad.runtime.engines.tensorrt_build import EngineOptions, EngineRecord, build_engine_bytes, load_tensorrt
 
 WHEELS = {"10": "tensorrt-cu12-bindings==10.16.1.11", "11": "tensorrt-cu13-bindings==11.4.0.106"}
 CLASSES = {  # our variable names -> TensorRT's classes

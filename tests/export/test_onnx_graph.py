@@ -20,7 +20,7 @@ from edge_ad.export.onnx_graph import export_onnx
 from edge_ad.export.quantize import layers_of, quantize_int8, to_fp16
 from edge_ad.model.detector import Detector
 from edge_ad.model.student import unit_tokens
-from edge_ad.runtime.backends_onnxruntime import OnnxRuntimeRunner
+from edge_ad.runtime.engines.onnxruntime import OnnxRuntimeRunner
 
 SIZE = (96, 128)
 # no einsum, sort, loops, data-dependent shapes or resizes: TensorRT, OpenVINO and ONNX Runtime differ on those

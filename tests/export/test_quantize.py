@@ -20,7 +20,7 @@ from edge_ad.export.quantize import (
     to_fp16,
 )
 from edge_ad.export.sensitivity import Trial, layer_errors, search
-from edge_ad.runtime.backends_onnxruntime import OnnxRuntimeRunner
+from edge_ad.runtime.engines.onnxruntime import OnnxRuntimeRunner
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +176,7 @@ def test_int8_with_the_rest_in_fp16(model, images, ranges):
 
 def test_openvino_runs_the_same_files(model, images, ranges):
     pytest.importorskip("openvino")
-    from edge_ad.runtime.backends_openvino import OpenVinoRunner
+    from edge_ad.runtime.engines.openvino import OpenVinoRunner
 
     close(model, quantize_int8(model, ranges.amax()), images, 0.99, OpenVinoRunner)
     close(model, to_fp16(model), images, 0.999, OpenVinoRunner)

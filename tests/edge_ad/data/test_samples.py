@@ -11,7 +11,7 @@ import pytest
 from edge_ad.data.samples import scan
 from edge_ad.errors import DataError
 from edge_ad.runtime.settings import SourceSettings
-from edge_ad.runtime.sources import open_source
+from edge_ad.runtime.sources.opening import open_source
 
 
 def touch(root, *names):

@@ -25,7 +25,7 @@ small = _load(Path(__file__).parents[2] / "conftest.py", "small_detector")
 
 @pytest.fixture(scope="session")
 def cameras():
-    return _load(Path(__file__).with_name("cameras.py"), "cameras")
+    return _load(Path(__file__).parent / "sources" / "cameras.py", "cameras")
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +105,7 @@ def run_settings(line_artifact, tmp_path):
 @pytest.fixture
 def stored(tmp_path):
     """The verdicts in the run's store, oldest first."""
-    from edge_ad.runtime.store import Store
+    from edge_ad.runtime.sinks.store import Store
 
     def read():
         with Store(tmp_path / "out" / "verdicts.sqlite") as store:

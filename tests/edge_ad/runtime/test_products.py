@@ -7,9 +7,9 @@ import edge_ad
 from edge_ad.cli import main
 from edge_ad.data.images import read_image
 from edge_ad.errors import ArtifactError, ConfigError
-from edge_ad.runtime.inspector import Inspector
+from edge_ad.runtime.line.inspector import Inspector
 from edge_ad.runtime.products import calibration_for
-from edge_ad.runtime.store import Store
+from edge_ad.runtime.sinks.store import Store
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 from edge_ad.config import read_section, tomllib
 from edge_ad.errors import ConfigError
 from edge_ad.runtime import settings
-from edge_ad.runtime.example import AROUND, example_toml
-from edge_ad.runtime.line import PLANT
+from edge_ad.runtime.line.example import AROUND, example_toml
+from edge_ad.runtime.line.line import PLANT
 from edge_ad.runtime.settings import RunSettings, read_settings, settings_from
 
 
@@ -31,7 +31,7 @@ def test_the_tables_that_are_off_are_explained_too():
         assert block, name
         assert all(len(line.rpartition("  # ")[2]) > 4 for line in block), name
         kind = AROUND.get(name) or getattr(
-            importlib.import_module(f"edge_ad.runtime.{PLANT[name[5:]][0]}"), PLANT[name[5:]][1]
+            importlib.import_module(f"edge_ad.runtime.sinks.{PLANT[name[5:]][0]}"), PLANT[name[5:]][1]
         )
         table = tomllib.loads("\n".join(line.removeprefix("# ") for line in block))
         defaults = {field.name: field.default for field in dataclasses.fields(kind)}
@@ -123,7 +123,7 @@ def test_the_part_may_be_seen_in_a_mirror(turn):
 @pytest.mark.parametrize("name", [*(f"sink.{sink}" for sink in PLANT), "page", "health"])
 def test_a_port_that_is_none_is_refused_at_the_start(name):
     kind = AROUND.get(name) or getattr(
-        importlib.import_module(f"edge_ad.runtime.{PLANT[name[5:]][0]}"), PLANT[name[5:]][1]
+        importlib.import_module(f"edge_ad.runtime.sinks.{PLANT[name[5:]][0]}"), PLANT[name[5:]][1]
     )
     if "port" in {field.name for field in dataclasses.fields(kind)}:
         with pytest.raises(ConfigError, match="port = 70000"):

@@ -1,0 +1,1 @@
+"""Bench: how fast the kernels, the graphs and the running loop are."""

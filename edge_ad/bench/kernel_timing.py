@@ -1,0 +1,267 @@
+"""How `edgead bench kernels` times the cases of edge_ad.bench.kernel_cases: the clock, and the files after.
+
+Times on a GPU are CUDA events around replays of a CUDA graph where the call can be captured, so that they are the
+device's and not Python's. On a CPU they are wall-clock times of whole calls, as a user has them.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import functools
+import io
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from edge_ad import kernels
+from edge_ad.bench.kernel_cases import Call, Case, backends, check, flat, inputs, ours, touched
+from edge_ad.bench.rows import device_name, revision
+from edge_ad.errors import BackendError, ConfigError
+
+COLUMNS = (
+    *("date", "revision", "device", "threads", "backend", "versions", "operation", "shape", "dtype"),
+    *("p20_ms", "p50_ms", "p80_ms", "gb_per_s", "of_copy", "floor_ms", "vs_eager"),
+)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where and how everything is timed."""
+
+    device: str
+    device_name: str
+    threads: int
+    dtype: str
+    copy: dict[str, float] = field(default_factory=dict)  # bytes read and written -> GB/s, filled when needed
+
+    @classmethod
+    def of(cls, device: str, threads: int, dtype: str) -> Setup:
+        """Check the words of the command line and set the threads of every backend."""
+        if device not in ("auto", "cpu", "cuda"):
+            raise ConfigError(f"there is no device {device!r}", hint="auto, cpu or cuda")
+        if dtype not in ("float32", "float16", "bfloat16"):
+            raise ConfigError(f"there is no element type {dtype!r} here", hint="float32, float16 or bfloat16")
+        there = torch.cuda.is_available()
+        if device == "cuda" and not there:
+            raise BackendError("torch finds no CUDA device", hint="--device cpu")
+        device = "cuda" if device != "cpu" and there else "cpu"
+        if device == "cpu" and dtype != "float32":
+            raise ConfigError(f"{dtype} is timed on a GPU only", hint="leave --dtype out")
+        torch.set_num_threads(threads)
+        kernels.set_threads(threads)
+        return cls(
+            device, torch.cuda.get_device_name() if there and device == "cuda" else device_name(), threads, dtype
+        )
+
+    def copy_rate(self, count: int) -> float:
+        """GB/s of copying `count` bytes, read and written, on this device: the speed nothing can pass by much."""
+        key = str(count)
+        if key not in self.copy:
+            source = torch.ones(max(count // 8, 1), dtype=torch.float32, device=self.device)
+            target = torch.empty_like(source)
+            p50 = clock(lambda: target.copy_(source), self, repeats=30, seconds=0.3)[1]
+            self.copy[key] = 8 * source.numel() / p50 / 1e6
+        return self.copy[key]
+
+    def copy_note(self) -> str:
+        """The rate for data larger than any cache."""
+        return f"{self.copy_rate((1 << 30) if self.device == 'cuda' else (1 << 27)):.1f} GB/s"
+
+
+def measure(
+    case: Case, setup: Setup, *, only: list[str] | None, repeats: int, seconds: float
+) -> list[dict[str, Any]]:
+    """Rows of one case, each backend's; raises BackendError if a result is wrong, before anything is timed."""
+    given = inputs(case, setup.device, setup.dtype)
+    calls = {b: c for b, c in backends(case, given, setup.device).items() if not only or b in (*only, "eager")}
+    exact = definition(case, given)
+    for name, call in calls.items():
+        with forced(name):
+            check(name, case, call(), exact)
+    rows = []
+    for name, call in calls.items():
+        with forced(name):
+            times = clock(call, setup, repeats=repeats, seconds=seconds)
+            floor = floor_ms(call, given, sum(x.size for x in exact), seconds) if name == "cpp" else None
+        rows.append(row_of(case, setup, name, times, touched(given, exact)) | {"floor_ms": floor})
+    eager = next((row["p50_ms"] for row in rows if row["backend"] == "eager"), None)
+    gains = ({"vs_eager": round(eager / row["p50_ms"], 3) if eager else None} for row in rows)
+    full = [row | gain for row, gain in zip(rows, gains, strict=True)]
+    return [row for row in full if not only or row["backend"] in only]
+
+
+@contextmanager
+def forced(name: str) -> Iterator[None]:
+    """EDGE_AD_BACKEND for ours; torch's own rows have none."""
+    with _environment("EDGE_AD_BACKEND", name if name in ("cpp", "numpy", "triton") else None), torch.no_grad():
+        yield
+
+
+@contextmanager
+def _environment(name: str, value: str | None) -> Iterator[None]:
+    before = os.environ.pop(name, None)
+    try:
+        if value is not None:
+            os.environ[name] = value
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
+
+
+def definition(case: Case, given: list[torch.Tensor]) -> list[np.ndarray[Any, Any]]:
+    """The exact result: NumPy's definition in float64 of the numbers as the backends get them; of bytes, of them."""
+    exact = [x.double().cpu().numpy() if x.is_floating_point() else x.numpy() for x in given]
+    with forced("numpy"):
+        return flat(ours(case, exact))
+
+
+def floor_ms(call: Call, given: list[torch.Tensor], written: int, seconds: float) -> float:
+    """Median milliseconds of only reading the inputs and writing `written` floats, on the same thread.
+
+    Between calls of the kernel, since other programs share the memory and its speed changes by the second. Reads are
+    torch's sum, which runs at the speed of the memory and, over bytes, through a view of them as floats; writes fill
+    the same place each time, so that the system need not find memory for it.
+    """
+    views = [x if x.is_floating_point() else x.flatten()[: x.numel() // 4 * 4].view(torch.float32) for x in given]
+    result = torch.empty(written)
+    times: list[float] = []
+    start = time.perf_counter()
+    while len(times) < 3 or time.perf_counter() - start < seconds:
+        call()
+        before = time.perf_counter()
+        for view in views:
+            view.sum()
+        result.fill_(1)
+        times.append((time.perf_counter() - before) * 1e3)
+    return round(float(np.median(times)), 5)
+
+
+def clock(call: Call, setup: Setup, *, repeats: int, seconds: float) -> tuple[float, float, float]:
+    """Milliseconds a call, 20th, 50th and 80th percentile."""
+    for _ in range(3):
+        call()
+    if setup.device == "cuda":
+        times = _cuda_times(call, repeats, seconds)
+    else:
+        times, start = [], time.perf_counter()
+        while len(times) < 3 or (len(times) < repeats and time.perf_counter() - start < seconds):
+            before = time.perf_counter()
+            call()
+            times.append((time.perf_counter() - before) * 1e3)
+    p20, p50, p80 = np.percentile(times, [20, 50, 80])
+    return float(p20), float(p50), float(p80)
+
+
+def _cuda_times(call: Call, repeats: int, seconds: float) -> list[float]:
+    """CUDA events around graph replays, ten a pair of events; around plain calls if capture is refused."""
+    run: Call = call
+    try:
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph):
+            kept = call()
+        run = graph.replay
+        del kept
+    except RuntimeError:
+        torch.cuda.synchronize()
+    times: list[float] = []
+    start = time.perf_counter()
+    while len(times) < 3 or (len(times) < repeats and time.perf_counter() - start < seconds):
+        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        first.record()
+        for _ in range(10):
+            run()
+        last.record()
+        last.synchronize()
+        times.append(first.elapsed_time(last) / 10)
+    return times
+
+
+def row_of(case: Case, setup: Setup, backend: str, times: tuple[float, float, float], count: int) -> dict[str, Any]:
+    """One row of the CSV, less what compares it; `count` bytes must be read or written."""
+    rate = count / times[1] / 1e6
+    p20, p50, p80 = (round(value, 5) for value in times)
+    return {
+        "date": datetime.date.today().isoformat(),
+        "revision": revision(),
+        "device": setup.device_name,
+        "threads": setup.threads,
+        "backend": backend,
+        "versions": f"python {platform.python_version()}, numpy {np.__version__}, torch {torch.__version__}",
+        "operation": case.operation,
+        "shape": case.shape,
+        "dtype": setup.dtype,
+        "p20_ms": p20,
+        "p50_ms": p50,
+        "p80_ms": p80,
+        "gb_per_s": round(rate, 3),
+        "of_copy": round(rate / setup.copy_rate(count), 4),
+    }
+
+
+def write_csv(rows: list[dict[str, Any]], path: Path | None) -> None:
+    """Append rows to the file, with the columns' names if it is new; to standard output if there is none."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    if path is None or not path.exists():
+        writer.writeheader()
+    writer.writerows(rows)
+    if path is None:
+        print(text.getvalue(), end="")
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text.getvalue())
+
+
+SHADES = {  # blue, green, red
+    **{"cpp": (70, 140, 30), "triton": (70, 140, 30), "numpy": (200, 160, 90), "opencv": (160, 90, 160)},
+    **{"eager": (90, 90, 210), "compile": (60, 170, 240)},
+}
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Bars of the median times, a block for each operation and shape, on a logarithmic scale."""
+    blocks: dict[str, list[dict[str, Any]]] = {f"{row['operation']} {row['shape']}": [] for row in rows}
+    for row in rows:
+        blocks[f"{row['operation']} {row['shape']}"].append(row)
+    bar, gap, left, top, width = 9, 9, 430, 44, 1100
+    height = top + sum(max(2, len(block)) * bar + gap for block in blocks.values())
+    picture = np.full((height, width, 3), 255, np.uint8)
+    low = np.log10(min(row["p50_ms"] for row in rows)) - 0.3
+    high = np.log10(max(row["p80_ms"] for row in rows)) + 0.05
+    put = functools.partial(
+        cv2.putText, picture, fontFace=cv2.FONT_HERSHEY_SIMPLEX, color=(0, 0, 0), lineType=cv2.LINE_AA
+    )
+    title = f"{rows[0]['device']}, {rows[0]['threads']} threads: median ms, logarithmic, shorter is better"
+    put(text=title, org=(8, 16), fontScale=0.45)
+    for index, backend in enumerate(dict.fromkeys(row["backend"] for row in rows)):
+        cv2.rectangle(picture, (left + 90 * index, 24), (left + 90 * index + 12, 36), SHADES[backend], -1)
+        put(text=backend, org=(left + 90 * index + 18, 35), fontScale=0.4)
+
+    def across(ms: float) -> int:
+        return left + int((np.log10(ms) - low) / (high - low) * (width - left - 60))
+
+    y = top
+    for label, block in blocks.items():
+        put(text=label, org=(8, y + 13), fontScale=0.38)
+        for index, row in enumerate(block):
+            start, end = y + index * bar, across(row["p50_ms"])
+            cv2.rectangle(picture, (left, start + 1), (end, start + bar - 1), SHADES[row["backend"]], -1)
+            put(text=f"{row['p50_ms']:.3g}", org=(end + 4, start + bar - 1), fontScale=0.3)
+        y += max(2, len(block)) * bar + gap
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), picture):
+        raise ConfigError(f"{path} can't be written", hint="the name must end in .png")

@@ -1,0 +1,214 @@
+"""Run an artifact's graph: one `Runner` interface, several engines behind it, and the choice between them."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_ad.artifact import Artifact
+from edge_ad.errors import BackendError
+
+Array = npt.NDArray[np.float32]
+Precision = Literal["fp32", "fp16", "int8"]
+
+GRAPHS: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
+OUTPUTS = ("image_score", "pixel_scores", "anomaly_map", "head_logits")
+BACKENDS = (
+    "tensorrt", "openvino", "openvino-bf16", "onnxruntime", "onnxruntime-cpu", "onnxruntime-cuda",
+    "onnxruntime-tensorrt",
+)  # fmt: skip
+
+log = logging.getLogger(__name__)
+_said: set[str] = set()
+
+
+class Outputs(NamedTuple):
+    """image_score [B], pixel_scores [B, H, W], anomaly_map [B, h, w], head_logits [B, h', w']; all float32."""
+
+    image_score: Array
+    pixel_scores: Array
+    anomaly_map: Array
+    head_logits: Array
+
+
+class Runner(Protocol):
+    """A loaded graph. One thread uses it at a time; `close` frees the device and may be called twice.
+
+    name: engine, device and precision, as `onnxruntime-cpu fp32`. image_size: (H, W) in pixels.
+    """
+
+    name: str
+    image_size: tuple[int, int]
+
+    def __call__(self, images: Array) -> Outputs:
+        """Scores of float32 images [B, 3, H, W], preprocessed as the artifact's manifest says.
+
+        Raises BackendError when the engine fails or a score comes out as NaN or infinity.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the engine and its memory."""
+        ...
+
+
+class GraphRunner:
+    """A Runner around one call of an engine: checked images in, in batches that it takes, checked outputs out.
+
+    infer: arrays in the order of OUTPUTS for float32 images [B, 3, H, W]. batch: the only B it takes, None for any.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        image_size: tuple[int, int],
+        batch: int | None,
+        infer: Callable[[Array], Sequence[npt.ArrayLike]],
+    ) -> None:
+        self.name, self.image_size, self._batch = name, image_size, batch
+        self._infer: Callable[[Array], Sequence[npt.ArrayLike]] | None = infer
+
+    def __call__(self, images: Array) -> Outputs:
+        return checked_outputs(in_batches(checked_images(images, self.image_size), self._batch, self._run), self.name)
+
+    def close(self) -> None:
+        self._infer = None
+
+    def _run(self, images: Array) -> Outputs:
+        if self._infer is None:
+            raise BackendError(f"{self.name} was closed", "open a new runner")
+        try:
+            arrays = self._infer(images)
+        except Exception as error:  # the engines' exceptions share no base class
+            raise BackendError(f"{self.name} failed: {first_line(error)}", "see `edgead doctor`") from error
+        return Outputs(*(np.array(array, np.float32) for array in arrays))  # copies: engines reuse their buffers
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an engine's message, or the error's kind."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def open_runner(
+    artifact: Artifact, backend: str = "auto", precision: str = "auto", threads: int | None = None
+) -> Runner:
+    """Load the artifact's graph of that precision.
+
+    backend: `auto` takes OpenVINO where it computed the threshold, else an installed TensorRT with an engine in the
+    artifact that fits this GPU, else ONNX Runtime on CUDA, else on the CPU; what was skipped and why is logged once.
+    `onnxruntime` chooses between CUDA and CPU; other names are taken literally. precision: `auto` is the one the
+    threshold was calibrated with, else FP32.
+    threads: CPU threads (default: the CPUs that this process may use).
+    Raises BackendError when a backend asked for by name can't run here, ArtifactError when the graph is missing.
+    """
+    chosen = choose_precision(artifact, precision)
+    if backend != "auto" and backend not in BACKENDS:
+        raise BackendError(f"unknown backend '{backend}'", f"use one of: auto, {', '.join(BACKENDS)}")
+    if backend not in ("auto", "onnxruntime"):
+        return _opener(backend)(artifact, chosen, threads)
+    names = ["onnxruntime-cuda", "onnxruntime-cpu"]
+    if backend == "auto" and any(name.startswith("engines/") for name in artifact.manifest.files):
+        names.insert(0, "tensorrt")
+    if backend == "auto":
+        names = _calibrated_with(artifact, chosen) + names
+    for name in names[:-1]:
+        try:
+            return _opener(name)(artifact, chosen, threads)
+        except BackendError as error:
+            say_once(f"{name} can't run here: {error}")
+    return _opener(names[-1])(artifact, chosen, threads)
+
+
+def choose_precision(artifact: Artifact, precision: str) -> Precision:
+    """`auto` resolved: a threshold holds only for the scores that it was computed from."""
+    if precision == "auto":
+        calibrated = (artifact.manifest.calibration or {}).get("precision", "fp32")
+        return calibrated if calibrated in GRAPHS and artifact.has(GRAPHS[calibrated]) else "fp32"
+    if precision not in GRAPHS:
+        raise BackendError(f"unknown precision '{precision}'", f"use one of: auto, {', '.join(GRAPHS)}")
+    return precision
+
+
+def _calibrated_with(artifact: Artifact, precision: Precision) -> list[str]:
+    """OpenVINO if it computed the threshold, which holds for its scores: the other engines would be taken anyway."""
+    name, _, own = str((artifact.manifest.calibration or {}).get("backend", "")).partition(" ")
+    if own != precision or not name.startswith("openvino"):
+        return []
+    return ["openvino-bf16" if name.endswith("-bf16") else "openvino"]
+
+
+def default_threads(threads: int | None) -> int:
+    """CPU threads to use: as asked, else one for every CPU that this process may run on."""
+    if threads is not None:
+        if threads < 1:
+            raise BackendError(f"threads is {threads}", "use 1 or more")
+        return threads
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+def say_once(message: str) -> None:
+    """Log at info level, the first time only."""
+    if message not in _said:
+        _said.add(message)
+        log.info(message)
+
+
+def checked_images(images: Array, image_size: tuple[int, int]) -> Array:
+    """C-contiguous float32 images; ValueError when the shape is not [B, 3, H, W] of the graph's size."""
+    images = np.ascontiguousarray(images, np.float32)
+    if images.ndim != 4 or images.shape[1:] != (3, *image_size) or not len(images):
+        height, width = image_size
+        raise ValueError(f"images have shape {images.shape}, the graph takes [B, 3, {height}, {width}], B >= 1")
+    return images
+
+
+def checked_outputs(outputs: Outputs, name: str) -> Outputs:
+    """The same outputs; BackendError when an image score is NaN or infinite: such a verdict means nothing."""
+    if not np.isfinite(outputs.image_score).all():
+        raise BackendError(
+            f"{name} returned an image score of {outputs.image_score.tolist()}",
+            "use precision fp32, and run `edgead export` again to see which layers overflow",
+        )
+    return outputs
+
+
+def in_batches(images: Array, batch: int | None, run: Callable[[Array], Outputs]) -> Outputs:
+    """Run images through a graph of a fixed batch size: in chunks, the last one filled up by repeating its end."""
+    if batch is None or len(images) == batch:
+        return run(images)
+    parts = [run(chunk) for chunk in _chunks(images, batch)]
+    joined = [np.concatenate(arrays)[: len(images)] for arrays in zip(*parts, strict=True)]
+    return Outputs(*joined)
+
+
+def _chunks(images: Array, batch: int) -> Iterator[Array]:
+    for start in range(0, len(images), batch):
+        chunk = images[start : start + batch]
+        missing = batch - len(chunk)
+        yield np.concatenate([chunk, np.repeat(chunk[-1:], missing, 0)]) if missing else chunk
+
+
+def _opener(backend: str) -> Callable[[Artifact, Precision, int | None], Runner]:
+    """The function that opens a backend, imported only now: most devices have just one of the packages."""
+    package = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt"}[backend.split("-")[0]]
+    # an engine may be TensorRT-RTX's, which is another package: its own module looks
+    if package != "tensorrt" and importlib.util.find_spec(package) is None:
+        raise BackendError(
+            f"backend '{backend}' needs the package '{package}', which is not installed",
+            "pip install onnxruntime" if package == "onnxruntime" else f"pip install 'edge-ad[{package}]'",
+        )
+    module = importlib.import_module(f"edge_ad.runtime.engines.{package}")
+
+    def open_it(artifact: Artifact, precision: Precision, threads: int | None) -> Runner:
+        runner: Runner = module.open_artifact(artifact, precision, threads, backend)
+        return runner
+
+    return open_it

@@ -1,0 +1,387 @@
+"""Station: one camera's way from frame to verdict, in threads that overlap.
+
+capture -> prepare (trigger, straighten, cut, preprocess) -> infer (the shared engine) -> judge (policy, deadline)
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from edge_ad.errors import ConfigError
+from edge_ad.runtime.engines.loaded import Engine, Loaded
+from edge_ad.runtime.engines.runner import Outputs
+from edge_ad.runtime.line.capture import Capture, Ended, Fault
+from edge_ad.runtime.line.geometry import FrameFixer, cut, joined
+from edge_ad.runtime.line.job import Job, Part
+from edge_ad.runtime.line.policy import Judgement, Policy, Votes
+from edge_ad.runtime.line.presence import Motion, Presence, small_gray
+from edge_ad.runtime.line.triggers import Listener, Signals, open_listener
+from edge_ad.runtime.line.turn import Turn
+from edge_ad.runtime.products import calibration_for, check_tiles
+from edge_ad.runtime.settings import StationSettings
+from edge_ad.runtime.sinks.hub import SinkHub
+from edge_ad.runtime.sources.base import Picture
+from edge_ad.runtime.sources.opening import open_source
+from edge_ad.runtime.stats import StageTimes
+from edge_ad.runtime.verdict import Decision, Verdict, new_id, writable
+
+MAX_FAILURES = 5  # inferences that fail one after the other before the run gives up
+log = logging.getLogger(__name__)
+
+
+class Station:
+    """Threads of one camera. `start`, then `join`; `stop` lets what was captured finish.
+
+    may_take: asked once a frame that would be inspected; False ends the station (for `--frames`).
+    """
+
+    def __init__(
+        self,
+        settings: StationSettings,
+        engine: Engine,
+        hub: SinkHub,
+        *,
+        may_take: Callable[[], bool] = lambda: True,
+        keep_trying: bool = False,
+    ) -> None:
+        self.settings, self.engine, self.hub = settings, engine, hub
+        check_tiles(settings, calibration_for(engine.loaded.artifact.manifest, settings.product))
+        engine.checks.append(lambda artifact: calibration_for(artifact.manifest, settings.product))
+        source = open_source(settings.source)
+        self.name = writable(settings.name or source.name)
+        self.times = StageTimes()
+        self.counts: dict[Decision, int] = {"OK": 0, "NG": 0, "UNSURE": 0, "ERROR": 0}
+        self.inspected = self.late = 0
+        self.failure: Exception | None = None
+        signals = settings.trigger.kind in ("gpio", "http", "mqtt", "modbus", "plc")
+        self.signals = Signals(settings.trigger) if signals else None
+        keep = settings.source.policy
+        if keep == "auto":
+            keep = "newest" if source.live else "every"
+        # A signal's frame must not be pushed out by the next one before it was looked at.
+        looks_ahead = signals or settings.trigger.kind == "motion" or (keep == "every" and source.live)
+        depth = settings.source.queue if looks_ahead else 1
+        self.capture = Capture(source, settings.source, keep=keep, depth=depth, keep_trying=keep_trying)
+        self._may_take = may_take
+        self._fixer = FrameFixer(settings.frame)
+        self._presence = Presence(settings.presence)
+        self._motion = Motion(settings.trigger.settle, settings.presence.level, settings.presence.share)
+        self._looks = settings.presence.kind != "off" or settings.trigger.kind == "motion"
+        self._turn = Turn() if keep == "newest" and not looks_ahead else None
+        self._to_infer: queue.Queue[Job | None] = queue.Queue(settings.source.queue if signals else 1)
+        self._to_judge: queue.Queue[Job | None] = queue.Queue(2)
+        self._due: deque[Job] = deque()
+        self._part: Part | None = None
+        self._part_left = self._part_count = 0
+        self._last_interval_ns = -(1 << 62)
+        self._policy: tuple[Loaded, Policy] | None = None
+        self._calibration: tuple[Loaded, dict[str, Any]] | None = None
+        self._failures = 0
+        self.listener: Listener | None = None  # of a signal from outside
+        loops = {"prepare": self._prepare_loop, "infer": self._infer_loop, "judge": self._judge_loop}
+        self._threads = [
+            threading.Thread(target=self._guard, args=(loop,), name=f"{name}-{self.name}", daemon=True)
+            for name, loop in loops.items()
+        ]
+
+    def start(self) -> None:
+        """Begin. BackendError: the trigger can't be used."""
+        self.listener = open_listener(self.settings.trigger, self.signals) if self.signals else None
+        self.capture.start()
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Take no more frames; those already taken still get their verdicts."""
+        if self.listener:
+            self.listener.close()
+            self.listener = None
+        self.capture.stop()
+
+    def calibration(self, loaded: Loaded | None = None) -> dict[str, Any]:
+        """The calibration that holds for this station's product; default: of the newest artifact."""
+        loaded = loaded or self.engine.loaded
+        known = self._calibration
+        if known is None or known[0] is not loaded:
+            known = self._calibration = (loaded, calibration_for(loaded.artifact.manifest, self.settings.product))
+        return known[1]
+
+    @property
+    def running(self) -> bool:
+        """Whether verdicts may still come."""
+        return any(thread.is_alive() for thread in self._threads)
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the last verdict."""
+        end = time.monotonic() + timeout_s
+        for thread in self._threads:
+            if thread.ident is not None:  # another station's trigger may have refused before this one began
+                thread.join(max(end - time.monotonic(), 0.01))
+
+    def _guard(self, loop: Callable[[], None]) -> None:
+        try:
+            loop()
+        except Exception as error:
+            self.failure = self.failure or error
+            log.debug("%s failed", self.name, exc_info=True)
+            self.capture.stop()
+
+    # prepare
+
+    def _prepare_loop(self) -> None:
+        wait_s = 0.02 if self.signals else 0.5
+        try:
+            while self.failure is None:
+                if self._turn and not self._turn.take(wait_s):
+                    continue
+                try:
+                    item = self.capture.get(wait_s)
+                except Ended:
+                    break
+                if self.signals:
+                    self._answer_missed_signals(self.signals)
+                before = self.inspected
+                if isinstance(item, Fault):
+                    self._fault(item)
+                elif item is not None and not self._picture(item):
+                    self.capture.stop()
+                    break
+                if self._turn and self.inspected == before:  # nothing goes to the engine
+                    self._turn.give()
+            if self.capture.failure is not None:
+                raise self.capture.failure
+        finally:
+            self._close_part()
+            self._put(None, self._to_infer)
+
+    def _picture(self, picture: Picture) -> bool:
+        """Take the frame when it is a part's; False when no more frames may be taken."""
+        part = self._part_for(picture)
+        if part is None:
+            return True
+        if not self._may_take():
+            return False
+        job = Job(part, picture.number, picture.time_ns, picture.captured_ns, picture.label)
+        job.mark("wait")
+        if part.due_ns is not None and self._part_left == self.settings.policy.frames - 1:
+            self._due.append(job)  # the judge answers for it when it is late
+        self.inspected += 1
+        job.loaded = self.engine.current()
+        try:
+            job.shown = self._fixer.apply(picture.frame)
+            job.tiles = self._fixer.tiles(*job.shown.shape[:2])
+            job.images = cut(job.shown, job.tiles, job.loaded.prepare)
+        except ConfigError:
+            job.loaded.release()
+            raise
+        except Exception as error:
+            job.error = f"the frame could not be prepared: {error}"
+        job.mark("prepare")
+        job.turn = True
+        if self._turn:
+            self._turn.prepared(job.marks[-1][1] - job.marks[-2][1])
+        self._put(job, self._to_infer)
+        return True
+
+    def _part_for(self, picture: Picture) -> Part | None:
+        gray = small_gray(picture.frame) if self._looks else None
+        present = gray is None or self._presence(gray)
+        rested = gray is not None and self.settings.trigger.kind == "motion" and self._motion(gray)
+        if self._part and self._part_left:
+            if present:
+                self._part_left -= 1
+                return self._part
+            self._close_part()
+        identity = ""
+        if self.signals:
+            hit = self.signals.part_for(picture.captured_ns)
+            if hit is None:
+                return None
+            identity = hit[0]
+        elif not present or not self._is_time(picture, rested):
+            return None
+        self._part_count += 1
+        due = self.settings.policy.deadline_ms
+        due_ns = picture.captured_ns + int(due * 1e6) if due else None
+        self._part = Part(identity or str(self._part_count), Votes(self.settings.policy), due_ns)
+        self._part_left = self.settings.policy.frames - 1
+        return self._part
+
+    def _is_time(self, picture: Picture, rested: bool) -> bool:
+        trigger = self.settings.trigger
+        if trigger.kind == "motion":
+            return rested
+        if trigger.kind == "interval":
+            if picture.captured_ns - self._last_interval_ns < trigger.interval_ms * 1e6:
+                return False
+            self._last_interval_ns = picture.captured_ns
+        return True
+
+    def _close_part(self) -> None:
+        """No more frames of the open part will come."""
+        if self._part and self._part_left:
+            self._put(Job(self._part, -1, 0, 0, closing=True), self._to_infer)
+        self._part, self._part_left = None, 0
+
+    def _fault(self, fault: Fault) -> None:
+        if fault.outage and self.signals:
+            return  # no part asked; those that ask meanwhile get their ERROR
+        self._part_count += 1
+        self._error_job(str(self._part_count), fault.reason, fault.number, fault.time_ns, fault.captured_ns)
+
+    def _answer_missed_signals(self, signals: Signals) -> None:
+        for part, fired_ns in signals.overdue():
+            now = time.monotonic_ns()
+            reason = f"no frame within {self.settings.trigger.timeout_ms:.0f} ms of the trigger"
+            if self.capture.state != "up":
+                reason += f" (camera {self.capture.state})"
+            self._error_job(part, reason, self.capture.seen, time.time_ns() - (now - fired_ns), fired_ns)
+
+    def _error_job(self, part: str, reason: str, number: int, time_ns: int, captured_ns: int) -> None:
+        empty = Part(part, Votes(self.settings.policy), None)
+        self._put(Job(empty, number, time_ns, captured_ns, error=reason), self._to_infer)
+
+    def _put(self, job: Job | None, to: queue.Queue[Job | None]) -> None:
+        while True:
+            try:
+                return to.put(job, timeout=0.5)
+            except queue.Full:
+                if self.failure is not None:
+                    return None
+
+    # infer
+
+    def _infer_loop(self) -> None:
+        try:
+            while self.failure is None:
+                try:
+                    job = self._to_infer.get(timeout=0.5)
+                except queue.Empty:
+                    continue
+                if job is None:
+                    break
+                turn = self._turn if job.turn else None
+                early = turn is not None and turn.early
+                if turn and early:
+                    turn.give()
+                if job.images is not None and not job.error and not job.part.answered:
+                    self._infer(job)
+                    if turn:
+                        turn.inferred(job.marks[-1][1] - job.marks[-2][1])
+                if turn and not early:
+                    turn.give()
+                self._put(job, self._to_judge)
+        finally:
+            self._put(None, self._to_judge)
+
+    def _infer(self, job: Job) -> None:
+        assert job.loaded is not None
+        assert job.images is not None
+        job.mark("queue")
+        try:
+            job.outputs = job.loaded.infer(job.images)
+            self._failures = 0
+        except Exception as error:
+            self._failures += 1
+            if self._failures >= MAX_FAILURES:
+                raise
+            job.error = f"inference failed: {error}"
+            log.error("%s", job.error)
+        job.mark("infer")
+        job.images = None
+
+    # judge
+
+    def _judge_loop(self) -> None:
+        while True:
+            try:
+                job = self._to_judge.get(timeout=self._until_due())
+            except queue.Empty:
+                self._answer_overdue()
+                if self.failure is not None and not self._threads[1].is_alive():
+                    return
+                continue
+            self._answer_overdue()
+            if job is None:
+                return
+            self._judge(job)
+            if job.loaded is not None:
+                job.loaded.release()
+
+    def _until_due(self) -> float:
+        while self._due and self._due[0].part.answered:
+            self._due.popleft()
+        if not self._due:
+            # a job may register while we wait: look again within its deadline
+            deadline_ms = self.settings.policy.deadline_ms
+            return min(max(deadline_ms / 4000, 0.001), 0.5) if deadline_ms else 0.5
+        due_ns = self._due[0].part.due_ns or 0
+        return max((due_ns - time.monotonic_ns()) / 1e9, 0.0)
+
+    def _answer_overdue(self) -> None:
+        now = time.monotonic_ns()
+        while self._due and (self._due[0].part.answered or (self._due[0].part.due_ns or 0) <= now):
+            job = self._due.popleft()
+            if not job.part.answered:
+                wish = self.settings.policy
+                reason = f"no result within the deadline of {wish.deadline_ms:g} ms"
+                self._emit(job, Judgement(wish.on_deadline, None, None, (), 0, reason))
+                self.late += 1
+
+    def _judge(self, job: Job) -> None:
+        part = job.part
+        if part.answered:
+            return
+        if job.error:
+            self._emit(job, Judgement("ERROR", None, None, (), 0, job.error))
+        elif job.closing:
+            if part.jobs:
+                self._emit_votes(part)
+        elif job.outputs is not None and job.shown is not None and job.loaded is not None:
+            size = (job.shown.shape[0], job.shown.shape[1])
+            score, job.pixel_scores = joined(job.outputs, job.tiles, size)
+            judgement = self._policy_for(job.loaded).judge(score, job.pixel_scores, size)
+            part.jobs.append(job)
+            if part.votes.add(judgement):
+                self._emit_votes(part)
+
+    def _policy_for(self, loaded: Loaded) -> Policy:
+        if self._policy is None or self._policy[0] is not loaded:
+            self._policy = (loaded, Policy(self.settings.policy, self.calibration(loaded)))
+        return self._policy[1]
+
+    def _emit_votes(self, part: Part) -> None:
+        judgement, worst = part.votes.result()
+        self._emit(part.jobs[worst], judgement)
+        part.jobs.clear()
+
+    def _emit(self, job: Job, judgement: Judgement) -> None:
+        job.part.answered = True
+        job.mark("judge")
+        latency_ms = job.latency_ms()
+        reason = judgement.reason + (f" [{job.label}]" if job.label else "")
+        if judgement.decision != "OK" and job.outputs is not None:
+            reason += _evidence(job.outputs)
+        verdict = Verdict(
+            new_id(job.time_ns), job.time_ns, job.captured_ns, self.name, job.number, job.part.id,
+            judgement.decision, judgement.score, judgement.threshold, judgement.boxes, judgement.area, reason,
+            latency_ms, job.loaded.digest if job.loaded else self.engine.loaded.digest,
+        )  # fmt: skip
+        self.counts[judgement.decision] += 1
+        self.times.add(latency_ms)
+        if job.pixel_scores is not None:
+            job.pixel_scores.setflags(write=False)
+        wait_s = 0.0 if self.capture.source.live else 10.0
+        self.hub.submit(verdict, job.shown, job.pixel_scores, wait_s=wait_s)
+
+
+def _evidence(outputs: Outputs) -> str:
+    """Which of the two maps speaks, in words: the distance of features, or the segmentation head."""
+    distance, logit = float(outputs.anomaly_map.max()), float(outputs.head_logits.max())
+    return f" (feature distance up to {distance:.3g}, head logit up to {logit:.3g})"

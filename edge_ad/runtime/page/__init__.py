@@ -1,0 +1,1 @@
+"""Page: what the operator sees in a browser."""

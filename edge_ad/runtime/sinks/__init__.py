@@ -1,0 +1,1 @@
+"""Sinks: where verdicts go, each in a thread of its own, behind a store that loses none."""

@@ -1,0 +1,107 @@
+"""A station whose camera is faster than its engine: what is judged is of this moment."""
+
+import time
+
+import numpy as np
+import pytest
+
+from edge_ad.runtime.line.inspector import Inspector
+from edge_ad.runtime.line.turn import SLOW, Turn
+
+
+def test_the_turn_is_given_early_only_where_preparing_takes_long():
+    turn = Turn()
+    assert turn.take(0)
+    assert not turn.take(0.01)
+    turn.give()
+    assert turn.take(0)
+    for _ in range(50):
+        turn.prepared(1000)
+        turn.inferred(1000)
+    assert turn.early
+    for _ in range(50):
+        turn.inferred(2 * SLOW * 1000)
+    assert not turn.early
+
+
+def test_the_next_part_is_taken_while_the_engine_works(line_artifact):
+    """Taking and releasing a version wait for no inference: otherwise nothing overlaps."""
+    import threading
+
+    from edge_ad.runtime.engines.loaded import Engine
+    from edge_ad.runtime.settings import EngineSettings
+
+    engine = Engine(line_artifact.path, EngineSettings(threads=1))
+    begun, done, runner = threading.Event(), threading.Event(), engine.loaded.runner
+
+    class Held:
+        image_size = runner.image_size
+
+        def __call__(self, images):
+            begun.set()
+            assert done.wait(20)
+            return runner(images)
+
+        def close(self):
+            runner.close()
+
+    engine.loaded.runner = Held()
+    thread = threading.Thread(target=engine.loaded.infer, args=(np.zeros((1, 3, *runner.image_size), np.float32),))
+    thread.start()
+    assert begun.wait(20)
+    other = threading.Thread(target=lambda: engine.current().release(), daemon=True)
+    other.start()
+    other.join(10)
+    taken = not other.is_alive()
+    done.set()
+    thread.join(20)
+    assert taken
+    engine.close()
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_a_slow_engine_gets_the_cameras_newest_frame(run_settings, cameras, product, wait_for, monkeypatch, slow):
+    """Counted in frames: how far the camera was ahead when the engine began. A queue would make it eight and more."""
+    import threading
+
+    ahead = []
+    with cameras.MjpegServer(picture=product[0], fps=20) as server:
+        inspector = Inspector(run_settings({"name": "top", "source": {"address": server.url}}))
+        station = inspector.stations[0]
+        infer, infer_job = station.engine.loaded.infer, station._infer
+
+        def slowly(images):
+            time.sleep(0.4 if slow else 0)
+            return infer(images)
+
+        def counted(job):
+            ahead.append(station.capture.seen - 1 - job.number)
+            infer_job(job)
+
+        monkeypatch.setattr(station.engine.loaded, "infer", slowly)
+        monkeypatch.setattr(station, "_infer", counted)
+        thread = threading.Thread(target=inspector.run)
+        thread.start()
+        try:
+            wait_for(lambda: len(ahead) > 8, 60)
+        finally:
+            inspector.stop()
+            thread.join(30)
+    assert sorted(ahead[2:])[len(ahead[2:]) // 2] <= 3
+
+
+def test_a_camera_without_parts_or_with_faults_never_blocks(run_settings, cameras, product, stored, wait_for):
+    """Frames that go to no engine, and faults, give the turn back."""
+    import threading
+
+    table = {"trigger": {"kind": "interval", "interval_ms": 100}}
+    with cameras.MjpegServer(picture=product[0], fps=100, broken={3, 4, 9, 20}) as server:
+        inspector = Inspector(run_settings({"name": "top", "source": {"address": server.url}, **table}))
+        thread = threading.Thread(target=inspector.run)
+        thread.start()
+        try:
+            wait_for(lambda: inspector.stations[0].inspected > 10, 60)
+        finally:
+            inspector.stop()
+            thread.join(30)
+    assert [v.decision for v in stored()].count("ERROR") >= 1
