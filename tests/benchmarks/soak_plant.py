@@ -24,7 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-TESTS = Path(__file__).parents[1] / "edge_ad" / "runtime"
+TESTS = Path(__file__).parents[1] / "edge_ad" / "runtime" / "sources"
 # The wall clock, moved by the seconds in a file; the monotonic clock stays. Loaded before libc's own.
 CLOCK = r"""
 #define _GNU_SOURCE
@@ -64,7 +64,7 @@ time_t time(time_t *at) {
 
 
 def load(name: str) -> ModuleType:
-    """A helper module of the runtime's tests."""
+    """A helper module of the sources' tests."""
     spec = importlib.util.spec_from_file_location(name, TESTS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None

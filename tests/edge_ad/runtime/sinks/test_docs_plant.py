@@ -10,7 +10,7 @@ from edge_ad.runtime.sinks import modbus_map
 from edge_ad.runtime.sinks import opcua as sinks_opcua
 from edge_ad.runtime.sinks import prometheus as sinks_prometheus
 
-PAGE = Path(__file__).parents[3] / "docs" / "plant.md"
+PAGE = Path(__file__).parents[4] / "docs" / "plant.md"
 BITS = {
     "online": "the inspector runs",
     "trigger_ready": "a trigger now takes a picture",
