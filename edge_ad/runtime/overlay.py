@@ -65,13 +65,13 @@ def score_scale(calibration: Mapping[str, Any] | None, maps: Sequence[npt.ArrayL
 
 def heat_map(pixel_scores: npt.ArrayLike, size: tuple[int, int], scale: ScoreScale) -> Frame:
     """The scores [h, w] as a coloured picture of size (H, W): dark blue at scale.low, red at scale.high."""
-    levels = np.rint(_fitted(scale(pixel_scores), size) * 255).astype(np.uint8)
+    levels = np.rint(_upsample(scale(pixel_scores), size) * 255).astype(np.uint8)
     return _pixels(cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB))
 
 
 def blend_heat(frame: Frame, pixel_scores: npt.ArrayLike, scale: ScoreScale) -> Frame:
     """The frame with hot spots tinted; where scores are at scale.low or below, the photo stays as it is."""
-    level = _fitted(scale(pixel_scores), frame.shape[:2])[:, :, None]
+    level = _upsample(scale(pixel_scores), frame.shape[:2])[:, :, None]
     heat = heat_map(pixel_scores, frame.shape[:2], scale)
     return np.rint(frame + (heat.astype(np.float32) - frame) * (level * _OPACITY)).astype(np.uint8)
 
@@ -123,17 +123,17 @@ def annotate(
     pictures incomparable. height: of the picture that comes out; default: the frame's.
     """
     factor = (height or frame.shape[0]) / frame.shape[0]
-    drawn = fitted(frame, (height or frame.shape[0], max(round(frame.shape[1] * factor), 1)))
+    drawn = resize_to(frame, (height or frame.shape[0], max(round(frame.shape[1] * factor), 1)))
     if pixel_scores is not None:
         drawn = blend_heat(drawn, pixel_scores, scale or score_scale(None, [pixel_scores]))
     words = [score_text(verdict.score, verdict.threshold), verdict.part]
     if "total" in verdict.latency_ms:
         words.append(f"{verdict.latency_ms['total']:.0f} ms")
-    drawn = draw_boxes(drawn, scaled_boxes(verdict.boxes, factor))
+    drawn = draw_boxes(drawn, scale_boxes(verdict.boxes, factor))
     return draw_banner(drawn, verdict.decision, "   ".join(word for word in words if word))
 
 
-def scaled_boxes(boxes: Iterable[DefectBox], factor: float) -> list[Box]:
+def scale_boxes(boxes: Iterable[DefectBox], factor: float) -> list[Box]:
     """Boxes for a picture that was scaled by `factor`, each at least a pixel."""
     return [
         (round(b.x * factor), round(b.y * factor), max(round(b.width * factor), 1), max(round(b.height * factor), 1))
@@ -141,7 +141,7 @@ def scaled_boxes(boxes: Iterable[DefectBox], factor: float) -> list[Box]:
     ]
 
 
-def fitted(frame: Frame, size: tuple[int, int]) -> Frame:
+def resize_to(frame: Frame, size: tuple[int, int]) -> Frame:
     """The frame at size (H, W)."""
     if frame.shape[:2] == size:
         return frame
@@ -246,7 +246,7 @@ def _shrunk(row: SheetRow, cell: tuple[int, int]) -> tuple[Frame, list[Box], npt
     return frame, boxes, np.asarray(truth)
 
 
-def _fitted(levels: npt.NDArray[np.float32], size: tuple[int, ...]) -> npt.NDArray[np.float32]:
+def _upsample(levels: npt.NDArray[np.float32], size: tuple[int, ...]) -> npt.NDArray[np.float32]:
     if levels.shape == tuple(size):
         return levels
     return np.asarray(cv2.resize(levels, (size[1], size[0]), interpolation=cv2.INTER_LINEAR), np.float32)

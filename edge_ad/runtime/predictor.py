@@ -100,6 +100,6 @@ def load(
     backend, precision, threads: as `edge_ad.runtime.engines.runner.open_runner` takes them.
     """
     artifact = Artifact.open(path)
-    calibration_for(artifact.manifest, product)  # refuse an ambiguous wish before the graph is loaded
+    calibration_for(artifact.manifest, product)  # refuse an ambiguous product before the graph is loaded
     runner = open_runner(artifact, backend, choose_precision(artifact, precision), threads)
     return Predictor(artifact, runner, product)

@@ -52,7 +52,7 @@ def main() -> None:
             writer.stdout.close()
         with Store(path) as store:
             stored = {row.verdict.id for row in store.recent(10**9)}
-            problems, owed = store.check(), len(store.owed("mqtt", 10**9))
+            problems, owed = store.check(), len(store.undelivered("mqtt", 10**9))
             damaged = store.set_aside
     lost = acknowledged - stored
     print(f"kills {kills}, acknowledged {len(acknowledged)}, stored {len(stored)}, lost {len(lost)}")

@@ -217,7 +217,7 @@ def losses(soak: Soak) -> dict[str, Any]:
     """Stored verdicts against the numbers of their parts, and against what others got."""
     with Store(soak.disk.path / "run" / "verdicts.sqlite") as store:
         problems = store.check()
-        owed = {sink: {row.verdict.id for row in store.owed(sink, 10**9)} for sink in ("mqtt", "webhook")}
+        owed = {sink: {row.verdict.id for row in store.undelivered(sink, 10**9)} for sink in ("mqtt", "webhook")}
         rows = [row.verdict for row in store.recent(10**9)][::-1]
     ids, gaps, disorder = {row.id for row in rows}, 0, 0
     for source in {row.source for row in rows}:

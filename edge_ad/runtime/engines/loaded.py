@@ -41,7 +41,7 @@ class Loaded:
         with self._running:
             return self.runner(images)
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         """Say that a part needs this version until `release`."""
         with self._lock:
             self._users += 1
@@ -79,7 +79,7 @@ class Engine:
     def current(self) -> Loaded:
         """The newest version, taken: call its `release` when the part is through."""
         with self._lock:
-            self._loaded.take()
+            self._loaded.acquire()
             return self._loaded
 
     @property

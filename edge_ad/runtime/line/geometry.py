@@ -60,18 +60,18 @@ class FrameFixer:
         ]
 
 
-def cut(shown: Frame, tiles: list[Tile], prepare: Callable[[Frame], Array]) -> Array:
+def cut_tiles(shown: Frame, tiles: list[Tile], prepare: Callable[[Frame], Array]) -> Array:
     """The graph's input [tiles, 3, H, W] for a picture. prepare: one tile as the graph takes it, [3, H, W]."""
     parts = [prepare(shown[y : y + height, x : x + width]) for y, x, height, width in tiles]
     return parts[0][None] if len(parts) == 1 else np.stack(parts)
 
 
-def joined(outputs: Outputs, tiles: list[Tile], size: tuple[int, int]) -> tuple[float, Array]:
+def merge_tiles(outputs: Outputs, tiles: list[Tile], size: tuple[int, int]) -> tuple[float, Array]:
     """(score, pixel scores) of a picture of that size: the worst tile's score, and one map."""
-    return float(outputs.image_score.max()), stitch(outputs.pixel_scores, tiles, *size)
+    return float(outputs.image_score.max()), merge_maps(outputs.pixel_scores, tiles, *size)
 
 
-def stitch(maps: Array, tiles: list[Tile], height: int, width: int) -> Array:
+def merge_maps(maps: Array, tiles: list[Tile], height: int, width: int) -> Array:
     """One map of the whole picture from the tiles' maps [tiles, h, w], blended where they overlap.
 
     A tile's pixels count less towards its rim, where the network sees only half of the surroundings.

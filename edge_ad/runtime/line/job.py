@@ -29,7 +29,8 @@ class Part:
 class Job:
     """One frame on its way.
 
-    error: why it can't be judged. closing: no frame, only the end of its part. turn: it holds its station's Turn.
+    error: why it can't be judged. closing: no frame, only the end of its part. admitted: it holds its station's
+    Admission until the engine has it.
     """
 
     part: Part
@@ -39,7 +40,7 @@ class Job:
     label: str = ""
     error: str = ""
     closing: bool = False
-    turn: bool = False
+    admitted: bool = False
     shown: npt.NDArray[np.uint8] | None = None
     tiles: list[Tile] = field(default_factory=list)
     images: npt.NDArray[np.float32] | None = None

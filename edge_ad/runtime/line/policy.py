@@ -104,9 +104,9 @@ class Policy:
         if threshold is None:
             reason = f"score {score:.4g}{where}; the artifact has no threshold yet: run `edgead calibrate`"
             return Judgement("UNSURE", score, None, boxes, 0, reason)
-        scale, wish = self.thresholds.scale, self.settings
-        limit = threshold - wish.hysteresis * scale if self._was_ng else threshold
-        band = wish.unsure * scale
+        scale, settings = self.thresholds.scale, self.settings
+        limit = threshold - settings.hysteresis * scale if self._was_ng else threshold
+        band = settings.unsure * scale
         decision: Decision = "UNSURE" if abs(score - limit) <= band and band else "NG" if score > limit else "OK"
         sign = "above" if score > limit else "at or below"
         reason = f"score {score:.4g}{where} {sign} threshold {limit:.4g}"
@@ -114,11 +114,11 @@ class Policy:
             reason += f" ({threshold:.4g}, lowered after a reject)"
         if decision == "UNSURE":
             reason += f", within the unsure band of {band:.3g}"
-        if decision != "OK" and wish.min_area:
+        if decision != "OK" and settings.min_area:
             largest = max((box.area for box in boxes), default=0)
-            if largest < wish.min_area:
+            if largest < settings.min_area:
                 return Judgement(
-                    "OK", score, threshold, (), 0, f"{reason}, but no defect reaches {wish.min_area} pixels"
+                    "OK", score, threshold, (), 0, f"{reason}, but no defect reaches {settings.min_area} pixels"
                 )
         if decision != "OK" and boxes:
             box = boxes[0]

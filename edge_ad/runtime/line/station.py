@@ -16,13 +16,13 @@ from typing import Any
 from edge_ad.errors import ConfigError
 from edge_ad.runtime.engines.loaded import Engine, Loaded
 from edge_ad.runtime.engines.runner import Outputs
+from edge_ad.runtime.line.admission import Admission
 from edge_ad.runtime.line.capture import Capture, Ended, Fault
-from edge_ad.runtime.line.geometry import FrameFixer, cut, joined
+from edge_ad.runtime.line.geometry import FrameFixer, cut_tiles, merge_tiles
 from edge_ad.runtime.line.job import Job, Part
+from edge_ad.runtime.line.parts import PartAssembler
 from edge_ad.runtime.line.policy import Judgement, Policy, Votes
-from edge_ad.runtime.line.presence import Motion, Presence, small_gray
 from edge_ad.runtime.line.triggers import Listener, Signals, open_listener
-from edge_ad.runtime.line.turn import Turn
 from edge_ad.runtime.products import calibration_for, check_tiles
 from edge_ad.runtime.settings import StationSettings
 from edge_ad.runtime.sinks.hub import SinkHub
@@ -70,16 +70,11 @@ class Station:
         self.capture = Capture(source, settings.source, keep=keep, depth=depth, keep_trying=keep_trying)
         self._may_take = may_take
         self._fixer = FrameFixer(settings.frame)
-        self._presence = Presence(settings.presence)
-        self._motion = Motion(settings.trigger.settle, settings.presence.level, settings.presence.share)
-        self._looks = settings.presence.kind != "off" or settings.trigger.kind == "motion"
-        self._turn = Turn() if keep == "newest" and not looks_ahead else None
+        self._parts = PartAssembler(settings, self.signals)
+        self._admission = Admission() if keep == "newest" and not looks_ahead else None
         self._to_infer: queue.Queue[Job | None] = queue.Queue(settings.source.queue if signals else 1)
         self._to_judge: queue.Queue[Job | None] = queue.Queue(2)
         self._due: deque[Job] = deque()
-        self._part: Part | None = None
-        self._part_left = self._part_count = 0
-        self._last_interval_ns = -(1 << 62)
         self._policy: tuple[Loaded, Policy] | None = None
         self._calibration: tuple[Loaded, dict[str, Any]] | None = None
         self._failures = 0
@@ -138,7 +133,7 @@ class Station:
         wait_s = 0.02 if self.signals else 0.5
         try:
             while self.failure is None:
-                if self._turn and not self._turn.take(wait_s):
+                if self._admission and not self._admission.acquire(wait_s):
                     continue
                 try:
                     item = self.capture.get(wait_s)
@@ -152,91 +147,55 @@ class Station:
                 elif item is not None and not self._picture(item):
                     self.capture.stop()
                     break
-                if self._turn and self.inspected == before:  # nothing goes to the engine
-                    self._turn.give()
+                if self._admission and self.inspected == before:  # nothing goes to the engine
+                    self._admission.release()
             if self.capture.failure is not None:
                 raise self.capture.failure
         finally:
-            self._close_part()
+            self._end_part(self._parts.close())
             self._put(None, self._to_infer)
 
     def _picture(self, picture: Picture) -> bool:
         """Take the frame when it is a part's; False when no more frames may be taken."""
-        part = self._part_for(picture)
+        ended, part = self._parts.assign(picture)
+        self._end_part(ended)
         if part is None:
             return True
         if not self._may_take():
             return False
         job = Job(part, picture.number, picture.time_ns, picture.captured_ns, picture.label)
         job.mark("wait")
-        if part.due_ns is not None and self._part_left == self.settings.policy.frames - 1:
+        if part.due_ns is not None and self._parts.is_first_frame:
             self._due.append(job)  # the judge answers for it when it is late
         self.inspected += 1
         job.loaded = self.engine.current()
         try:
             job.shown = self._fixer.apply(picture.frame)
             job.tiles = self._fixer.tiles(*job.shown.shape[:2])
-            job.images = cut(job.shown, job.tiles, job.loaded.prepare)
+            job.images = cut_tiles(job.shown, job.tiles, job.loaded.prepare)
         except ConfigError:
             job.loaded.release()
             raise
         except Exception as error:
             job.error = f"the frame could not be prepared: {error}"
         job.mark("prepare")
-        job.turn = True
-        if self._turn:
-            self._turn.prepared(job.marks[-1][1] - job.marks[-2][1])
+        job.admitted = True
+        if self._admission:
+            self._admission.add_prepare_time(job.marks[-1][1] - job.marks[-2][1])
         self._put(job, self._to_infer)
         return True
 
-    def _part_for(self, picture: Picture) -> Part | None:
-        gray = small_gray(picture.frame) if self._looks else None
-        present = gray is None or self._presence(gray)
-        rested = gray is not None and self.settings.trigger.kind == "motion" and self._motion(gray)
-        if self._part and self._part_left:
-            if present:
-                self._part_left -= 1
-                return self._part
-            self._close_part()
-        identity = ""
-        if self.signals:
-            hit = self.signals.part_for(picture.captured_ns)
-            if hit is None:
-                return None
-            identity = hit[0]
-        elif not present or not self._is_time(picture, rested):
-            return None
-        self._part_count += 1
-        due = self.settings.policy.deadline_ms
-        due_ns = picture.captured_ns + int(due * 1e6) if due else None
-        self._part = Part(identity or str(self._part_count), Votes(self.settings.policy), due_ns)
-        self._part_left = self.settings.policy.frames - 1
-        return self._part
-
-    def _is_time(self, picture: Picture, rested: bool) -> bool:
-        trigger = self.settings.trigger
-        if trigger.kind == "motion":
-            return rested
-        if trigger.kind == "interval":
-            if picture.captured_ns - self._last_interval_ns < trigger.interval_ms * 1e6:
-                return False
-            self._last_interval_ns = picture.captured_ns
-        return True
-
-    def _close_part(self) -> None:
-        """No more frames of the open part will come."""
-        if self._part and self._part_left:
-            self._put(Job(self._part, -1, 0, 0, closing=True), self._to_infer)
-        self._part, self._part_left = None, 0
+    def _end_part(self, part: Part | None) -> None:
+        if part is not None:
+            self._put(Job(part, -1, 0, 0, closing=True), self._to_infer)
 
     def _fault(self, fault: Fault) -> None:
         if fault.outage and self.signals:
             return  # no part asked; those that ask meanwhile get their ERROR
-        self._part_count += 1
-        self._error_job(str(self._part_count), fault.reason, fault.number, fault.time_ns, fault.captured_ns)
+        self._error_job(self._parts.next_id(), fault.reason, fault.number, fault.time_ns, fault.captured_ns)
 
     def _answer_missed_signals(self, signals: Signals) -> None:
-        for part, fired_ns in signals.overdue():
+        for part, fired_ns in signals.timed_out():
             now = time.monotonic_ns()
             reason = f"no frame within {self.settings.trigger.timeout_ms:.0f} ms of the trigger"
             if self.capture.state != "up":
@@ -266,16 +225,16 @@ class Station:
                     continue
                 if job is None:
                     break
-                turn = self._turn if job.turn else None
-                early = turn is not None and turn.early
-                if turn and early:
-                    turn.give()
+                admission = self._admission if job.admitted else None
+                overlaps = admission is not None and admission.overlaps
+                if admission and overlaps:
+                    admission.release()
                 if job.images is not None and not job.error and not job.part.answered:
                     self._infer(job)
-                    if turn:
-                        turn.inferred(job.marks[-1][1] - job.marks[-2][1])
-                if turn and not early:
-                    turn.give()
+                    if admission:
+                        admission.add_inference_time(job.marks[-1][1] - job.marks[-2][1])
+                if admission and not overlaps:
+                    admission.release()
                 self._put(job, self._to_judge)
         finally:
             self._put(None, self._to_judge)
@@ -329,9 +288,9 @@ class Station:
         while self._due and (self._due[0].part.answered or (self._due[0].part.due_ns or 0) <= now):
             job = self._due.popleft()
             if not job.part.answered:
-                wish = self.settings.policy
-                reason = f"no result within the deadline of {wish.deadline_ms:g} ms"
-                self._emit(job, Judgement(wish.on_deadline, None, None, (), 0, reason))
+                policy = self.settings.policy
+                reason = f"no result within the deadline of {policy.deadline_ms:g} ms"
+                self._emit(job, Judgement(policy.on_deadline, None, None, (), 0, reason))
                 self.late += 1
 
     def _judge(self, job: Job) -> None:
@@ -345,7 +304,7 @@ class Station:
                 self._emit_votes(part)
         elif job.outputs is not None and job.shown is not None and job.loaded is not None:
             size = (job.shown.shape[0], job.shown.shape[1])
-            score, job.pixel_scores = joined(job.outputs, job.tiles, size)
+            score, job.pixel_scores = merge_tiles(job.outputs, job.tiles, size)
             judgement = self._policy_for(job.loaded).judge(score, job.pixel_scores, size)
             part.jobs.append(job)
             if part.votes.add(judgement):

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from edge_ad.artifact import Artifact
 from edge_ad.data.images import read_image
 from edge_ad.runtime.engines.runner import Runner
-from edge_ad.runtime.line.geometry import FrameFixer, cut, joined
+from edge_ad.runtime.line.geometry import FrameFixer, cut_tiles, merge_tiles
 from edge_ad.runtime.line.policy import Policy
 from edge_ad.runtime.predictor import Prediction, Predictor
 from edge_ad.runtime.settings import StationSettings
@@ -41,6 +41,6 @@ class StationPredictor(Predictor):
         shown = frame if self._straightened else self._fixer.apply(frame)
         size = (shown.shape[0], shown.shape[1])
         tiles = self._fixer.tiles(*size)
-        score, scores = joined(self.runner(cut(shown, tiles, self.prepare)), tiles, size)
+        score, scores = merge_tiles(self.runner(cut_tiles(shown, tiles, self.prepare)), tiles, size)
         score, scores = self._policy.part_score(score, scores, size)
         return Prediction(score, scores, self.threshold, None if self.threshold is None else score > self.threshold)

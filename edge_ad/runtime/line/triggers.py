@@ -41,7 +41,7 @@ class Signals:
             self.answered.clear()
             return part
 
-    def part_for(self, captured_ns: int) -> tuple[str, int] | None:
+    def match(self, captured_ns: int) -> tuple[str, int] | None:
         """The oldest trigger that this frame answers, with its moment: taken `delay_ms` or more after it."""
         with self._lock:
             if self._waiting and self._waiting[0][0] + int(self.settings.delay_ms * 1e6) <= captured_ns:
@@ -51,7 +51,7 @@ class Signals:
                 return part, fired_ns
         return None
 
-    def overdue(self) -> list[tuple[str, int]]:
+    def timed_out(self) -> list[tuple[str, int]]:
         """Triggers that waited longer than `timeout_ms` for a frame."""
         limit = time.monotonic_ns() - int((self.settings.delay_ms + self.settings.timeout_ms) * 1e6)
         late = []

@@ -211,10 +211,10 @@ def _writing(app: FastAPI, view: LineView, data: PageData, sessions: Sessions | 
         """Exchanges the token for a cookie that scripts cannot read."""
         if sessions is None:
             return JSONResponse({"ok": True})
-        if sessions.throttled():
+        if sessions.is_throttled():
             raise HTTPException(429, "too many attempts")
         if not sessions.is_token(body.token):
-            sessions.failed()
+            sessions.count_failure()
             raise HTTPException(401, "that is not the token")
         response = JSONResponse({"ok": True})
         secure = request.url.scheme == "https"

@@ -63,13 +63,13 @@ class Sessions:
     def _sign(self, end: int) -> str:
         return f"{end}.{hmac.new(self._token, f'edgead page {end}'.encode(), hashlib.sha256).hexdigest()}"
 
-    def throttled(self) -> bool:
+    def is_throttled(self) -> bool:
         """True while too many wrong tokens came in the last minute."""
         while self._failures and self._failures[0] < self._clock() - 60:
             self._failures.popleft()
         return len(self._failures) >= self._tries
 
-    def failed(self) -> None:
+    def count_failure(self) -> None:
         """Counts a wrong token."""
         self._failures.append(self._clock())
 

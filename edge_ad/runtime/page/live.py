@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from edge_ad.data.images import encode_image
-from edge_ad.runtime.overlay import Frame, ScoreScale, blend_heat, draw_boxes, fitted, scaled_boxes
+from edge_ad.runtime.overlay import Frame, ScoreScale, blend_heat, draw_boxes, resize_to, scale_boxes
 from edge_ad.runtime.page.data import Newest
 
 WIDEST = 1280  # pixels; a page needs no more, and encoding grows with the area
@@ -47,7 +47,7 @@ class LivePicture:
 def shrink(frame: Frame) -> Frame:
     """The frame, at most WIDEST pixels wide."""
     height, width = frame.shape[:2]
-    return frame if width <= WIDEST else fitted(frame, (max(1, round(height * WIDEST / width)), WIDEST))
+    return frame if width <= WIDEST else resize_to(frame, (max(1, round(height * WIDEST / width)), WIDEST))
 
 
 def paint(newest: Newest) -> Frame:
@@ -60,5 +60,5 @@ def paint(newest: Newest) -> Frame:
     if newest.pixel_scores is not None:
         limit = newest.pixel_threshold or float(np.quantile(newest.pixel_scores, 0.99)) or 1.0
         drawn = blend_heat(drawn, newest.pixel_scores, ScoreScale(limit / 2, 2 * limit))
-    boxes = scaled_boxes(newest.boxes, drawn.shape[1] / newest.frame.shape[1])
+    boxes = scale_boxes(newest.boxes, drawn.shape[1] / newest.frame.shape[1])
     return draw_boxes(drawn, boxes, COLOURS.get(newest.decision, (242, 246, 250)))

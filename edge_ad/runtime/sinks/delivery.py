@@ -138,8 +138,8 @@ class StoreWorker(threading.Thread):
             self._handed_on.discard(item.verdict.id)
             with suppress(sqlite3.Error):
                 for worker in self.later:
-                    if worker.replays and worker.took(item.verdict.id):
-                        self.store.delivered(worker.sink.name, [seq])
+                    if worker.replays and worker.has_delivered(item.verdict.id):
+                        self.store.mark_delivered(worker.sink.name, [seq])
         else:
             self._hand_on(item._replace(seq=seq))
         if self.stored % 256 == 0:
@@ -206,7 +206,7 @@ class SinkWorker(threading.Thread):
             self._queue.append(item)
             self._ready.notify()
 
-    def took(self, id: str) -> bool:
+    def has_delivered(self, id: str) -> bool:
         """Whether a verdict that was handed over unstored is delivered; if not, it comes again from the outbox."""
         with self._ready:
             if id in self._taken:
@@ -281,7 +281,7 @@ class SinkWorker(threading.Thread):
         self._settle()
         with self._ready:
             self._behind = False  # put() sets it again when more overflows meanwhile
-        owed = self.store.owed(self.sink.name, self.OWED_BATCH)
+        owed = self.store.undelivered(self.sink.name, self.OWED_BATCH)
         if owed:
             self._behind = True
         for stored in owed:
@@ -310,7 +310,7 @@ class SinkWorker(threading.Thread):
 
     def _settle(self) -> None:
         if self._done and self.store is not None:
-            self.store.delivered(self.sink.name, self._done)
+            self.store.mark_delivered(self.sink.name, self._done)
             self._done = []
 
     def _failed(self, error: Exception) -> None:

@@ -122,11 +122,11 @@ class Store:
             changed = db.execute("UPDATE verdicts SET review = ?, reviewed_ns = ? WHERE id = ?", (review, when, id))
             return changed.rowcount == 1
 
-    def owed(self, sink: str, limit: int = 100) -> list[StoredVerdict]:
+    def undelivered(self, sink: str, limit: int = 100) -> list[StoredVerdict]:
         """Verdicts that the sink hasn't delivered, oldest first."""
         return self._select("JOIN outbox USING (seq) WHERE outbox.sink = ? ORDER BY seq LIMIT ?", (sink, limit))
 
-    def delivered(self, sink: str, seqs: Iterable[int]) -> None:
+    def mark_delivered(self, sink: str, seqs: Iterable[int]) -> None:
         """Take these verdicts out of the sink's outbox."""
         with self._transaction() as db:
             db.executemany("DELETE FROM outbox WHERE sink = ? AND seq = ?", [(sink, seq) for seq in seqs])

@@ -158,28 +158,28 @@ class DriftStatistic:
         return np.asarray((mean - self.limit) / math.log(10))
 
     @property
-    def moved(self) -> float:
+    def median_shift(self) -> float:
         """Median of the window minus median of the reference, in the number's own unit."""
         if not self.recent or not self.reference:
             return 0.0
         return float(np.median(self.recent)) - self.reference[len(self.reference) // 2]
 
-    def tolerated(self) -> bool:
+    def is_tolerated(self) -> bool:
         """True where the number has moved by too little for anyone to care."""
         middle = abs(self.reference[len(self.reference) // 2]) if self.reference else 0.0
         tolerance = {
             "exposure": self.config.exposure_tolerance,
             "sharpness": self.config.sharpness_tolerance * middle,
         }.get(self.name, self.config.position_tolerance if self.name.startswith("position") else 0.0)
-        return abs(self.moved) <= tolerance
+        return abs(self.median_shift) <= tolerance
 
-    def drifted(self) -> str | None:
+    def direction(self) -> str | None:
         """`higher`, `lower` or None."""
         if not self.calibrated and self.parts < self.config.warm_up:
             return None
         evidence = self.evidence
         side = int(np.argmax(evidence))
-        return SIDES[side] if evidence[side] >= 0 and not self.tolerated() else None
+        return SIDES[side] if evidence[side] >= 0 and not self.is_tolerated() else None
 
     def restart(self) -> None:
         """Forgets the evidence, not the reference."""
@@ -240,7 +240,7 @@ class DriftMonitor:
                 continue
             statistic = self.statistics[name]
             statistic.update(value, float(self._random.random()))
-            side = statistic.drifted()
+            side = statistic.direction()
             if side and name not in self.warnings:
                 risen = self.warnings[name] = self._warning(statistic, side)
         return risen
@@ -251,7 +251,7 @@ class DriftMonitor:
             statistic.name,
             side,
             reference,
-            reference + statistic.moved,
+            reference + statistic.median_shift,
             statistic.parts,
             ADVICE[statistic.name, side],
             self.expected_false_alarm_rate() if statistic.name == "score" else None,
@@ -266,7 +266,7 @@ class DriftMonitor:
         if threshold is None:
             return None
         quantiles = np.asarray((self.calibration or {}).get("score_quantiles") or (), np.float64)
-        moved = self.statistics["score"].moved
+        moved = self.statistics["score"].median_shift
         stated = float((self.calibration or {}).get("false_alarm_rate") or 0.0)
         if len(quantiles) < 2:
             return None
@@ -356,5 +356,5 @@ def _row(statistic: DriftStatistic) -> dict[str, Any]:
         "reference": statistic.reference[len(statistic.reference) // 2] if statistic.reference else None,
         "now": float(np.median(statistic.recent)) if statistic.recent else None,
         "evidence": [round(float(x), 3) if math.isfinite(x) else None for x in evidence],
-        "tolerated": statistic.tolerated(),
+        "tolerated": statistic.is_tolerated(),
     }

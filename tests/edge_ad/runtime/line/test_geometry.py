@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_ad.errors import ConfigError
-from edge_ad.runtime.line.geometry import FrameFixer, stitch
+from edge_ad.runtime.line.geometry import FrameFixer, merge_maps
 from edge_ad.runtime.line.presence import Motion, Presence, small_gray
 from edge_ad.runtime.settings import FrameSettings, PresenceSettings
 
@@ -69,11 +69,11 @@ def test_stitched_map_of_a_smooth_field_is_the_field():
     field = np.fromfunction(lambda y, x: np.sin(x / 60) + y / 200, (height, width)).astype(np.float32)
     tiles = FrameFixer(FrameSettings(tile=(128, 160), overlap=0.25)).tiles(height, width)
     maps = np.stack([field[y : y + h, x : x + w] for y, x, h, w in tiles])
-    stitched = stitch(maps, tiles, height, width)
+    stitched = merge_maps(maps, tiles, height, width)
     assert stitched.shape == (height, width)
     assert np.abs(stitched - field).max() < 1e-4
     half = np.stack([cv2.resize(m, (80, 64), interpolation=cv2.INTER_AREA) for m in maps])
-    small = stitch(half, tiles, height, width)
+    small = merge_maps(half, tiles, height, width)
     assert small.shape == (150, 250)
     assert np.abs(small - cv2.resize(field, (250, 150), interpolation=cv2.INTER_AREA)).max() < 0.05
 

@@ -5,23 +5,23 @@ import time
 import numpy as np
 import pytest
 
+from edge_ad.runtime.line.admission import SLOW, Admission
 from edge_ad.runtime.line.inspector import Inspector
-from edge_ad.runtime.line.turn import SLOW, Turn
 
 
 def test_the_turn_is_given_early_only_where_preparing_takes_long():
-    turn = Turn()
-    assert turn.take(0)
-    assert not turn.take(0.01)
-    turn.give()
-    assert turn.take(0)
+    admission = Admission()
+    assert admission.acquire(0)
+    assert not admission.acquire(0.01)
+    admission.release()
+    assert admission.acquire(0)
     for _ in range(50):
-        turn.prepared(1000)
-        turn.inferred(1000)
-    assert turn.early
+        admission.add_prepare_time(1000)
+        admission.add_inference_time(1000)
+    assert admission.overlaps
     for _ in range(50):
-        turn.inferred(2 * SLOW * 1000)
-    assert not turn.early
+        admission.add_inference_time(2 * SLOW * 1000)
+    assert not admission.overlaps
 
 
 def test_the_next_part_is_taken_while_the_engine_works(line_artifact):

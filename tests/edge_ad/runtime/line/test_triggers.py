@@ -34,16 +34,16 @@ def test_a_signal_is_answered_by_the_first_frame_after_it():
     before = time.monotonic_ns()
     assert signals.fire() == "1"
     assert signals.fire("A-7") == "A-7"
-    assert signals.part_for(before) is None  # taken before the part was in place
-    assert signals.part_for(time.monotonic_ns() + 10_000_000) is None  # within the delay
+    assert signals.match(before) is None  # taken before the part was in place
+    assert signals.match(time.monotonic_ns() + 10_000_000) is None  # within the delay
     later = time.monotonic_ns() + 60_000_000
-    assert [signals.part_for(later)[0], signals.part_for(later)[0]] == ["1", "A-7"]  # one frame each
-    assert signals.part_for(later) is None
+    assert [signals.match(later)[0], signals.match(later)[0]] == ["1", "A-7"]  # one frame each
+    assert signals.match(later) is None
     assert signals.answered.is_set()
     signals.fire("late")
-    assert signals.overdue() == []
+    assert signals.timed_out() == []
     time.sleep(0.2)
-    assert [part for part, _ in signals.overdue()] == ["late"]
+    assert [part for part, _ in signals.timed_out()] == ["late"]
 
 
 def post(port, body=b"", path="/trigger", **headers):
@@ -167,7 +167,7 @@ def test_modbus_trigger_and_its_acknowledge(wait_for):
             wait_for(lambda: waiting(signals) != [])
             wait_for(lambda: client.read_coils(4, count=1).bits[0])  # seen
             client.write_coil(3, False)
-            assert signals.part_for(time.monotonic_ns())[0] == str(number)  # the frame is taken
+            assert signals.match(time.monotonic_ns())[0] == str(number)  # the frame is taken
             wait_for(lambda: not client.read_coils(4, count=1).bits[0])  # the part may move
         time.sleep(0.1)
         assert waiting(signals) == []

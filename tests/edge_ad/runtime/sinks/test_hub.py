@@ -59,7 +59,7 @@ def test_every_sink_gets_every_verdict_once_in_order(store):
     assert [sink.seen for sink in sinks] == [list(range(200))] * 3
     assert hub.stored == store.count() == 200
     assert hub.unstored == 0
-    assert store.owed("c") == []
+    assert store.undelivered("c") == []
     assert [(sink.opened, sink.closed) for sink in sinks] == [(1, 1)] * 3
     assert any(seen is frame for seen in sinks[0].frames)  # handed on, not copied
 
@@ -100,7 +100,7 @@ def test_a_sink_that_fails_catches_up_from_the_outbox(store, wait_for):
     hub.close()
     assert sink.seen == list(range(210))
     assert hub.states()[0].dropped == 0
-    assert store.owed("mqtt") == []
+    assert store.undelivered("mqtt") == []
 
 
 def test_what_a_run_owes_the_next_run_delivers(store, wait_for):
@@ -150,7 +150,7 @@ def test_a_failing_store_silences_no_sink_and_catches_up(store, full, wait_for):
     hub.close()
     assert [row.verdict.frame for row in store.recent(30)][::-1] == list(range(20))
     assert [sink.seen for sink in sinks] == [list(range(20))] * 3
-    assert store.owed("replayed") == []
+    assert store.undelivered("replayed") == []
 
 
 def test_a_dead_receiver_while_the_disk_is_full_still_gets_everything(store, full, wait_for):
@@ -169,7 +169,7 @@ def test_a_dead_receiver_while_the_disk_is_full_still_gets_everything(store, ful
         sink.broken = False
         wait_for(lambda: set(sink.seen) == set(range(30)))
         wait_for(lambda: hub.states()[0].queued == 0)
-    assert store.owed("replayed") == []
+    assert store.undelivered("replayed") == []
 
 
 def test_verdicts_reach_sinks_at_once_while_the_disk_is_full(store, full, wait_for):

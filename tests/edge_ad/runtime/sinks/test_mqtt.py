@@ -81,7 +81,7 @@ def test_nothing_is_lost_while_the_broker_is_dead(broker, tmp_path, wait_for):
 
             wait_for(lambda: len(arrived()) == len(sent), 15)
         assert arrived() == {one.id for one in sent}
-        assert store.owed("mqtt") == []
+        assert store.undelivered("mqtt") == []
     listener.close()
 
 

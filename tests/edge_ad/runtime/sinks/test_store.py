@@ -71,9 +71,9 @@ def test_outbox_belongs_to_the_verdicts_transaction(tmp_path):
         seqs = [store.add(verdict(n), ["mqtt", "web"]) for n in range(3)]
         with pytest.raises(sqlite3.IntegrityError):
             store.add(store.recent(1)[0].verdict, ["mqtt"])
-        store.delivered("mqtt", seqs[:2])
-        assert [row.seq for row in store.owed("mqtt")] == seqs[2:]
-        assert [row.seq for row in store.owed("web", 2)] == seqs[:2]
+        store.mark_delivered("mqtt", seqs[:2])
+        assert [row.seq for row in store.undelivered("mqtt")] == seqs[2:]
+        assert [row.seq for row in store.undelivered("web", 2)] == seqs[:2]
 
 
 def test_retention_by_bytes_keeps_the_newest(tmp_path):
@@ -96,7 +96,7 @@ def test_retention_by_days_ignores_a_jumping_clock(tmp_path, monkeypatch):
         monkeypatch.setattr(time, "time_ns", lambda: 4 * 10**18)  # the year 2096
         assert store.retain() == 2
         assert store.retain() == 0
-        assert [row.verdict.frame for row in store.owed("mqtt")] == [2, 3]
+        assert [row.verdict.frame for row in store.undelivered("mqtt")] == [2, 3]
 
 
 def test_foreign_newer_and_damaged_files(tmp_path):
@@ -169,7 +169,7 @@ def test_kill_at_random_moments_loses_no_acknowledged_verdict(tmp_path):
         stored = {row.verdict.id for row in store.recent(10**6)}
         assert {line.strip() for line in acknowledged} <= stored
         assert store.set_aside is None
-        assert len(store.owed("mqtt", 10**6)) == len(stored)
+        assert len(store.undelivered("mqtt", 10**6)) == len(stored)
 
 
 def test_full_disk_is_an_error_and_heals(tmp_path):

@@ -126,7 +126,7 @@ def test_nothing_is_lost_while_the_receiver_is_dead(tmp_path):
                 arrived = {id for id, _ in first.got + receiver.got}
                 time.sleep(0.02)
         assert arrived == {one.id for one in sent}
-        assert store.owed(f"webhook-{'127.0.0.1'}") == []
+        assert store.undelivered(f"webhook-{'127.0.0.1'}") == []
     receiver.kill()
 
 

@@ -22,7 +22,7 @@ from edge_ad.runtime.watch.drift import (
 def first_warning(statistic, values, rng):
     for part, value in enumerate(values, 1):
         statistic.update(float(value), float(rng.random()))
-        if statistic.drifted():
+        if statistic.direction():
             return part
     return None
 
