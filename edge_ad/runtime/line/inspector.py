@@ -144,7 +144,7 @@ class Inspector:
             inspected=sum(station.inspected for station in stations),
             dropped=sum(station.capture.dropped for station in stations),
             reconnects=sum(station.capture.reconnects for station in stations),
-            late=sum(station.late for station in stations),
+            late=sum(station.judge.late for station in stations),
             decisions=decisions,
             stored=self.hub.stored,
             unstored=self.hub.unstored,

@@ -9,19 +9,19 @@ import logging
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from edge_ad.errors import ConfigError
 from edge_ad.runtime.engines.loaded import Engine, Loaded
 from edge_ad.runtime.engines.runner import Outputs
 from edge_ad.runtime.line.admission import Admission
 from edge_ad.runtime.line.capture import Capture, Ended, Fault
-from edge_ad.runtime.line.geometry import FrameFixer, cut_tiles, merge_tiles
+from edge_ad.runtime.line.geometry import FrameFixer, cut_tiles
 from edge_ad.runtime.line.job import Job, Part
+from edge_ad.runtime.line.judge import PartJudge
 from edge_ad.runtime.line.parts import PartAssembler
-from edge_ad.runtime.line.policy import Judgement, Policy, Votes
+from edge_ad.runtime.line.policy import Judgement, Votes
 from edge_ad.runtime.line.triggers import Listener, Signals, open_listener
 from edge_ad.runtime.products import calibration_for, check_tiles
 from edge_ad.runtime.settings import StationSettings
@@ -57,16 +57,11 @@ class Station:
         self.name = writable(settings.name or source.name)
         self.times = StageTimes()
         self.counts: dict[Decision, int] = {"OK": 0, "NG": 0, "UNSURE": 0, "ERROR": 0}
-        self.inspected = self.late = 0
+        self.inspected = 0
         self.failure: Exception | None = None
         signals = settings.trigger.kind in ("gpio", "http", "mqtt", "modbus", "plc")
         self.signals = Signals(settings.trigger) if signals else None
-        keep = settings.source.policy
-        if keep == "auto":
-            keep = "newest" if source.live else "every"
-        # A signal's frame must not be pushed out by the next one before it was looked at.
-        looks_ahead = signals or settings.trigger.kind == "motion" or (keep == "every" and source.live)
-        depth = settings.source.queue if looks_ahead else 1
+        keep, depth, looks_ahead = _buffering(settings, signals, source.live)
         self.capture = Capture(source, settings.source, keep=keep, depth=depth, keep_trying=keep_trying)
         self._may_take = may_take
         self._fixer = FrameFixer(settings.frame)
@@ -74,8 +69,7 @@ class Station:
         self._admission = Admission() if keep == "newest" and not looks_ahead else None
         self._to_infer: queue.Queue[Job | None] = queue.Queue(settings.source.queue if signals else 1)
         self._to_judge: queue.Queue[Job | None] = queue.Queue(2)
-        self._due: deque[Job] = deque()
-        self._policy: tuple[Loaded, Policy] | None = None
+        self.judge = PartJudge(settings.policy, self.calibration, self._emit)
         self._calibration: tuple[Loaded, dict[str, Any]] | None = None
         self._failures = 0
         self.listener: Listener | None = None  # of a signal from outside
@@ -166,7 +160,7 @@ class Station:
         job = Job(part, picture.number, picture.time_ns, picture.captured_ns, picture.label)
         job.mark("wait")
         if part.due_ns is not None and self._parts.is_first_frame:
-            self._due.append(job)  # the judge answers for it when it is late
+            self.judge.expect(job)
         self.inspected += 1
         job.loaded = self.engine.current()
         try:
@@ -260,68 +254,20 @@ class Station:
     def _judge_loop(self) -> None:
         while True:
             try:
-                job = self._to_judge.get(timeout=self._until_due())
+                job = self._to_judge.get(timeout=self.judge.until_due_s())
             except queue.Empty:
-                self._answer_overdue()
+                self.judge.answer_overdue()
                 if self.failure is not None and not self._threads[1].is_alive():
                     return
                 continue
-            self._answer_overdue()
+            self.judge.answer_overdue()
             if job is None:
                 return
-            self._judge(job)
+            self.judge.judge(job)
             if job.loaded is not None:
                 job.loaded.release()
 
-    def _until_due(self) -> float:
-        while self._due and self._due[0].part.answered:
-            self._due.popleft()
-        if not self._due:
-            # a job may register while we wait: look again within its deadline
-            deadline_ms = self.settings.policy.deadline_ms
-            return min(max(deadline_ms / 4000, 0.001), 0.5) if deadline_ms else 0.5
-        due_ns = self._due[0].part.due_ns or 0
-        return max((due_ns - time.monotonic_ns()) / 1e9, 0.0)
-
-    def _answer_overdue(self) -> None:
-        now = time.monotonic_ns()
-        while self._due and (self._due[0].part.answered or (self._due[0].part.due_ns or 0) <= now):
-            job = self._due.popleft()
-            if not job.part.answered:
-                policy = self.settings.policy
-                reason = f"no result within the deadline of {policy.deadline_ms:g} ms"
-                self._emit(job, Judgement(policy.on_deadline, None, None, (), 0, reason))
-                self.late += 1
-
-    def _judge(self, job: Job) -> None:
-        part = job.part
-        if part.answered:
-            return
-        if job.error:
-            self._emit(job, Judgement("ERROR", None, None, (), 0, job.error))
-        elif job.closing:
-            if part.jobs:
-                self._emit_votes(part)
-        elif job.outputs is not None and job.shown is not None and job.loaded is not None:
-            size = (job.shown.shape[0], job.shown.shape[1])
-            score, job.pixel_scores = merge_tiles(job.outputs, job.tiles, size)
-            judgement = self._policy_for(job.loaded).judge(score, job.pixel_scores, size)
-            part.jobs.append(job)
-            if part.votes.add(judgement):
-                self._emit_votes(part)
-
-    def _policy_for(self, loaded: Loaded) -> Policy:
-        if self._policy is None or self._policy[0] is not loaded:
-            self._policy = (loaded, Policy(self.settings.policy, self.calibration(loaded)))
-        return self._policy[1]
-
-    def _emit_votes(self, part: Part) -> None:
-        judgement, worst = part.votes.result()
-        self._emit(part.jobs[worst], judgement)
-        part.jobs.clear()
-
     def _emit(self, job: Job, judgement: Judgement) -> None:
-        job.part.answered = True
         job.mark("judge")
         latency_ms = job.latency_ms()
         reason = judgement.reason + (f" [{job.label}]" if job.label else "")
@@ -338,6 +284,16 @@ class Station:
             job.pixel_scores.setflags(write=False)
         wait_s = 0.0 if self.capture.source.live else 10.0
         self.hub.submit(verdict, job.shown, job.pixel_scores, wait_s=wait_s)
+
+
+def _buffering(settings: StationSettings, signals: bool, live: bool) -> tuple[Literal["newest", "every"], int, bool]:
+    """(which frames the capture keeps, how many, whether frames wait to be looked at before the engine is free)."""
+    keep = settings.source.policy
+    if keep == "auto":
+        keep = "newest" if live else "every"
+    # A signal's frame must not be pushed out by the next one before it was looked at.
+    looks_ahead = signals or settings.trigger.kind == "motion" or (keep == "every" and live)
+    return keep, settings.source.queue if looks_ahead else 1, looks_ahead
 
 
 def _evidence(outputs: Outputs) -> str:
