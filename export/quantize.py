@@ -13,7 +13,13 @@ from edge_ad.export.graph_tools import Graph, Node, attribute, graph_of
 
 LARGEST_HALF = 65504.0
 LEAST_SCALE = 1e-6  # smaller ones vanish in FP16, and TensorRT takes no scale of 0
+ACTIVATION_LEVEL = 127  # the whole number that an activation's amax becomes
+# The largest whole number of a weight, and of either side of a product of two activations. Processors without VNNI
+# add pairs of products in 16 bits, and what goes beyond 32767 is cut off without a word. They shift int8 activations
+# to 0..255 first, so the largest pair is 2 * 255 * 64 = 32640: with 64 no pair can be cut off, on any machine.
+SAFE_LEVEL = 64
 OUTLIER, MOST_OUTLIERS = 2.0, 8  # channels that far beyond the range, and so few, are made up for in float
+_ENDS = (("low", -1), ("high", 1))
 # Nodes that stay in FP16 when everything they read is FP16 already.
 _FOLLOW = frozenset(
     """Add Clip Concat Div Erf Expand Flatten Gelu Identity Mul Relu Reshape
@@ -68,8 +74,10 @@ def quantize_int8(
 ) -> bytes:
     """The graph with explicit Q/DQ around its heavy products.
 
-    q = clip(round(x / scale), -128, 127) * scale, scale = amax / 127; symmetric, one scale a tensor for activations
-    and one an output channel for weights, which are stored as int8. Biases stay in float: TensorRT takes no int32
+    q = clip(round(x / scale), -128, 127) * scale, scale = amax / 127; symmetric, one scale a tensor for activations.
+    Weights are stored as int8 with one scale an output channel, amax / 64 (SAFE_LEVEL), and so are both sides of a
+    product of two activations, which are clipped to their range first: every engine then gives the same sums on
+    every processor, with VNNI or without. Biases stay in float: TensorRT takes no int32
     bias. Every layer has Q/DQ pairs of its own: ONNX Runtime fuses no pair that two layers read. ranges: amax per
     activation, from edge_ad.calibrate.int8. skip: names of layers left in float. channel_amax: largest value per
     channel of activations, from there too: what single channels lose beyond amax is then added in float. check:
@@ -82,7 +90,7 @@ def quantize_int8(
         layer = chosen.get(node.name)
         if layer is not None:
             for i, name in enumerate(layer.activations):
-                node.input[i] = _through_int8(graph, nodes, name, ranges[name], f"{layer.name}.{name}")
+                node.input[i] = _through_int8(graph, nodes, layer, name, ranges[name])
             if layer.weight:
                 node.input[1] = _int8_weight(graph, nodes, layer)
         nodes.append(node)
@@ -104,8 +112,9 @@ def float_products(model: bytes) -> bytes:
         if node.op_type == "MatMul" and len(pairs) == 2 and all(pair.input[0] in makers for pair in pairs):
             for i, pair in enumerate(pairs):
                 quantizer = makers[pair.input[0]]
-                node.input[i] = quantizer.input[0]
-                unused |= {pair.name, quantizer.name}
+                clip = makers[quantizer.input[0]]
+                node.input[i] = clip.input[0]
+                unused |= {pair.name, quantizer.name, clip.name}
     return graph.finished([node for node in graph.graph.node if node.name not in unused])
 
 
@@ -204,13 +213,21 @@ def _half_constant(graph: Graph, name: str) -> str:
     return new
 
 
-def _through_int8(graph: Graph, nodes: list[Node], name: str, amax: float, prefix: str) -> str:
-    scale, zero = f"{name}.scale", f"{name}.zero"
+def _through_int8(graph: Graph, nodes: list[Node], layer: Layer, name: str, amax: float) -> str:
+    prefix, level = f"{layer.name}.{name}", ACTIVATION_LEVEL if layer.weight else SAFE_LEVEL
+    amax = max(amax, LEAST_SCALE * level)
+    scale, zero = f"{name}.scale{level}", f"{name}.zero"
     if scale not in graph.constants:
-        graph.add_constant(scale, np.float32(max(amax / 127, LEAST_SCALE)))
+        graph.add_constant(scale, np.float32(amax / level))
+    if zero not in graph.constants:
         graph.add_constant(zero, np.int8(0))
+    source = name
+    if level == SAFE_LEVEL:  # int8 itself would go on to 127
+        limits = [graph.add_constant(f"{prefix}.{end}", np.float32(sign * amax)) for end, sign in _ENDS]
+        source = f"{prefix}.clip"
+        nodes.append(helper.make_node("Clip", [name, *limits], [source], source))
     whole, out = f"{prefix}.q", f"{prefix}.dq"
-    nodes.append(helper.make_node("QuantizeLinear", [name, scale, zero], [whole], f"{prefix}.quantize"))
+    nodes.append(helper.make_node("QuantizeLinear", [source, scale, zero], [whole], f"{prefix}.quantize"))
     nodes.append(helper.make_node("DequantizeLinear", [whole, scale, zero], [out], f"{prefix}.dequantize"))
     return out
 
@@ -239,9 +256,7 @@ def _add_what_was_clipped(
     node.output[0] = f"{out}.clipped"
     channels = graph.add_constant(f"{name}.channels", beyond.astype(np.int64))
     rows = graph.add_constant(f"{name}.rows", graph.value(layer.weight)[beyond])
-    limits = [
-        graph.add_constant(f"{name}.{end}", np.float32(sign * amax)) for end, sign in (("low", -1), ("high", 1))
-    ]
+    limits = [graph.add_constant(f"{name}.{end}", np.float32(sign * amax)) for end, sign in _ENDS]
     taken, clipped, rest, more = (f"{name}.{part}" for part in ("taken", "clip", "rest", "more"))
     nodes += [
         helper.make_node("Gather", [source, channels], [taken], taken, axis=-1),
@@ -255,9 +270,9 @@ def _add_what_was_clipped(
 def _int8_weight(graph: Graph, nodes: list[Node], layer: Layer) -> str:
     value, name = graph.value(layer.weight), layer.name
     others = tuple(axis for axis in range(value.ndim) if axis != layer.axis)
-    scales = np.maximum(np.abs(value).max(others) / 127, LEAST_SCALE)
+    scales = np.maximum(np.abs(value).max(others) / SAFE_LEVEL, LEAST_SCALE)
     shape = [-1 if axis == layer.axis else 1 for axis in range(value.ndim)]
-    whole = np.clip(np.rint(value / scales.reshape(shape)), -127, 127).astype(np.int8)
+    whole = np.clip(np.rint(value / scales.reshape(shape)), -SAFE_LEVEL, SAFE_LEVEL).astype(np.int8)
     inputs = [
         graph.add_constant(f"{name}.weight_q", whole),
         graph.add_constant(f"{name}.weight_scale", scales.astype(np.float32)),

@@ -109,15 +109,35 @@ def test_int8_recipe_is_what_tensorrt_takes(model, ranges):
     assert not {"DynamicQuantizeLinear", "MatMulInteger"} & {node.op_type for node in graph.graph.node}
 
 
-def test_weights_round_to_the_nearest_of_255_levels(model, ranges):
+def test_weights_round_to_the_nearest_of_129_levels(model, ranges):
     graph = Graph(quantize_int8(model, ranges.amax()))
     before = Graph(model)
     for layer in [layer for layer in layers_of(before) if layer.weight]:
         whole = graph.value(f"{layer.name}.weight_q").astype(np.float64)
         scale = graph.value(f"{layer.name}.weight_scale").astype(np.float64)
         weight = before.value(layer.weight)
-        assert np.abs(whole).max() == 127
+        assert np.abs(whole).max() == 64
         assert (np.abs(whole * scale - weight) <= scale / 2 + 1e-7).all()
+
+
+def test_no_pair_of_products_can_leave_16_bits(model, ranges):
+    """As processors without VNNI add: activations shifted to 0..255, two products in one signed 16-bit number."""
+    graph = Graph(quantize_int8(model, ranges.amax()))
+    for layer in layers_of(Graph(model)):
+        if layer.weight:
+            largest = np.abs(graph.value(f"{layer.name}.weight_q").astype(int)).max()
+        else:
+            quantizers = [graph.makers[graph.makers[name].input[0]] for name in _node(graph, layer.name).input]
+            clips = [graph.makers[quantizer.input[0]] for quantizer in quantizers]
+            assert [clip.op_type for clip in clips] == ["Clip", "Clip"]
+            ends = [[float(graph.value(name)) for name in clip.input[1:]] for clip in clips]
+            scales = [float(graph.value(quantizer.input[1])) for quantizer in quantizers]
+            largest = max(max(abs(end) for end in pair) / scale for pair, scale in zip(ends, scales, strict=True))
+        assert 2 * 255 * largest < 2**15
+
+
+def _node(graph, name):
+    return next(node for node in graph.graph.node if node.name == name)
 
 
 def test_skipped_layers_stay_in_float(model, images, ranges):
