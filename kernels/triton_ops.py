@@ -1,19 +1,16 @@
 # mypy: disallow-untyped-decorators=False
 """The operations in Triton, for tensors on an NVIDIA GPU: custom operators that torch.compile and graphs can hold.
 
-float32, float16 and bfloat16 features, float32 sums and results. Each shape is tuned at its first call, so call
-once before capturing a CUDA graph. The arguments arrive checked (see edge_ad.kernels.dispatch).
-
-These kernels are tested under Triton's interpreter and compiled ahead of time for sm_80 to sm_120; they have not
-been run or timed on a GPU.
+float32, float16 and bfloat16 features, float32 sums and results. A kernel is compiled once for each class of shapes
+and nothing is tuned; call once before capturing a CUDA graph. The arguments arrive checked (see
+edge_ad.kernels.dispatch). docs/gpu.md says what was run and timed on which card.
 """
 
 from __future__ import annotations
 
-import threading
+import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,40 +19,83 @@ from torch import Tensor
 
 from edge_ad.kernels import torch_ops
 from edge_ad.kernels.reference import FusedScore
-from edge_ad.kernels.triton_fused import COUNTERS, fused_score_kernel
 from edge_ad.kernels.triton_kernels import (
-    INTERPRETED,
-    combine_kernel,
     cosine_map_gradient_kernel,
     cosine_map_kernel,
     head_input_gradient_kernel,
     head_input_kernel,
-    topk_mean_kernel,
+    maps_kernel,
 )
+from edge_ad.kernels.triton_scores import combine_kernel, maxima_kernel, topk_mean_kernel
 
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton decides when it is imported
 MAX_LAYERS = 4  # that one launch joins
-ONE_LAUNCH_BYTES = 16 << 20  # of features; above, reading them takes longer than a few launches
+MAX_CHANNELS = 4096  # that a program holds in registers
+MAX_HELD = 16384  # scores that one program selects among
+MAX_TILE = 16384  # numbers of each of two tensors that a program holds: 64 registers a thread
+SECTOR_BYTES = 32  # that memory gives at least
 
 upsample = torch_ops.upsample  # torch's own kernel is one pass already
+
+
+class TopkPlan(NamedTuple):
+    """How many neighbouring scores make a group, how many groups there are, and room for those that may matter."""
+
+    group: int
+    groups: int
+    slots: int
+
+    @property
+    def held(self) -> int:
+        """Numbers that the selecting program holds at a time, at most."""
+        return int(max(triton.next_power_of_2(self.groups), self.slots * self.group))
+
+
+def topk_plan(count: int, k: int) -> TopkPlan | None:
+    """The groups for the k largest of `count` scores that ask least of one program; None where they ask too much."""
+    slots = triton.next_power_of_2(max(k + k // 8, 16))  # some more than k: the search for the bound ends early
+    plans = [TopkPlan(1 << i, triton.cdiv(count, 1 << i), slots) for i in range(11)]
+    best = min((plan for plan in plans if plan.groups >= k), key=lambda plan: plan.held)
+    return best if best.held <= MAX_HELD else None
+
+
+def feature_block(
+    channels: int, pixels: int, element_size: int, *, channels_last: bool, most: int = MAX_TILE
+) -> tuple[int, int, int]:
+    """Positions and channels of each tensor that a program holds, and its warps.
+
+    16 KiB or more of each tensor are on their way at once. Where channels come first, a row of positions is at least
+    one whole sector of the memory, two where that leaves room for two programs on a multiprocessor.
+    """
+    block_c = max(triton.next_power_of_2(channels), 4)
+    sector = 0 if channels_last else block_c * (SECTOR_BYTES // element_size)
+    tile = max(4096, min(2 * sector, 8192), min(sector, most))
+    block_p = min(max(tile // block_c, 1), triton.next_power_of_2(max(pixels, 1)))
+    return block_p, block_c, min(max(block_p * block_c // 512, 4), 16)
 
 
 def cosine_map(teacher_features: Tensor, student_features: Tensor, *, channels_last: bool, eps: float) -> Tensor:
     """Difference map [B,h,w], differentiable once in both arguments."""
     if channels_last:
         teacher_features, student_features = teacher_features.movedim(-1, 1), student_features.movedim(-1, 1)
+    if teacher_features.shape[1] > MAX_CHANNELS:
+        return torch_ops.cosine_map(teacher_features, student_features, channels_last=False, eps=eps)
     return torch.ops.edge_ad.cosine_map(teacher_features, student_features, eps)
 
 
 def head_input(teacher_features: Tensor, student_features: Tensor, *, eps: float) -> Tensor:
     """C · t̂ · ŝ [B,C,h,w], differentiable once in both arguments."""
+    if teacher_features.shape[1] > MAX_CHANNELS:
+        return torch_ops.head_input(teacher_features, student_features, eps=eps)
     return torch.ops.edge_ad.head_input(teacher_features, student_features, eps)
 
 
 def topk_mean(pixel_scores: Tensor, k: int) -> Tensor:
-    """Mean of the `k` largest scores of each image [B]; gradients go through plain torch."""
-    if pixel_scores.requires_grad and torch.is_grad_enabled():
+    """Mean of the `k` largest scores of each image [B]; gradients, and a k too large, go through plain torch."""
+    scores = pixel_scores.flatten(1)
+    if (scores.requires_grad and torch.is_grad_enabled()) or topk_plan(scores.shape[1], k) is None:
         return torch_ops.topk_mean(pixel_scores, k)
-    return torch.ops.edge_ad.topk_mean(pixel_scores.flatten(1), k)
+    return torch.ops.edge_ad.topk_mean(scores, k)
 
 
 def fused_score(
@@ -70,29 +110,25 @@ def fused_score(
     return_pixel_scores: bool,
     eps: float,
 ) -> FusedScore:
-    """Pixel scores and image scores, in one launch where the features are few and nothing is smoothed.
+    """Pixel scores and image scores in three launches: all maps; upsampling, joining and groups' maxima; selection.
 
-    Elsewhere a launch makes each layer's map, one upsamples and joins them, and one takes the Top-K.
+    More than four layers, or smoothing, take torch's kernels between, and so does a k too large to hold.
     """
     if combine_by == "mean":
         weights = [weight / sum(weights) for weight in weights]
     product = combine_by == "product"
-    few = sum(t.numel() * t.element_size() for t in teacher_features) * 2 <= ONE_LAUNCH_BYTES
-    if few and len(teacher_features) <= MAX_LAYERS and sigma == 0:
+    pairs = list(zip(teacher_features, student_features, strict=True))
+    layers = len(pairs) <= MAX_LAYERS and max(t.shape[1] for t in teacher_features) <= MAX_CHANNELS
+    if layers and sigma == 0 and topk_plan(size[0] * size[1], k) is not None:
         scores, image_score = torch.ops.edge_ad.fused_score(
             list(teacher_features), list(student_features), list(weights), product, *size, k, eps
         )
         return FusedScore(scores if return_pixel_scores else None, image_score)
-    pairs = zip(teacher_features, student_features, strict=True)
-    maps = [torch.ops.edge_ad.cosine_map(t, s, eps) for t, s in pairs]
-    if len(maps) <= MAX_LAYERS:
-        scores = torch.ops.edge_ad.combine(maps, list(weights), product, *size)
-    else:
-        scores = torch_ops.combine([upsample(m, size) for m in maps], "product" if product else "sum", weights)
+    maps = [upsample(cosine_map(t, s, channels_last=False, eps=eps), size) for t, s in pairs]
+    scores = torch_ops.combine(maps, "product" if product else "sum", weights)
     if sigma > 0:
         scores = torch_ops.blur(scores, sigma)
-    image_score = torch.ops.edge_ad.topk_mean(scores.flatten(1), k)
-    return FusedScore(scores if return_pixel_scores else None, image_score)
+    return FusedScore(scores if return_pixel_scores else None, topk_mean(scores, k))
 
 
 def _mergeable(features: Tensor) -> Tensor:
@@ -108,15 +144,23 @@ def _strides(features: Tensor) -> tuple[int, int, int]:
 
 
 def _launch(
-    kernel: Any, teacher: Tensor, student: Tensor, rest: Sequence[Any], strides: Sequence[int], eps: float
+    kernel: Any, teacher: Tensor, student: Tensor, rest: Sequence[Tensor], strided: Sequence[Tensor], eps: float
 ) -> None:
+    """Launch over all positions; `rest` are the other tensors, and `strided` those of them that have channels."""
     batch, channels, height, width = teacher.shape
     if teacher.numel() == 0:
         return
+    featured = [teacher, student, *strided]
+    last = all(x.stride(1) == 1 for x in featured)
+    most = MAX_TILE // 2 if kernel is head_input_gradient_kernel else MAX_TILE  # it holds three
+    block_p, block_c, warps = feature_block(
+        channels, height * width, teacher.element_size(), channels_last=last, most=most
+    )
     with torch.cuda.device_of(teacher):
-        kernel[lambda meta: (triton.cdiv(height * width, meta["BLOCK_P"]), batch)](
-            teacher, student, *rest, channels, height * width, *_strides(teacher), *_strides(student), *strides, eps
-        )
+        kernel[(triton.cdiv(height * width, block_p), batch)](
+            teacher, student, *rest, channels, height * width, *(n for x in featured for n in _strides(x)), eps,
+            BLOCK_P=block_p, BLOCK_C=block_c, num_warps=warps,
+        )  # fmt: skip
 
 
 @torch.library.custom_op("edge_ad::cosine_map", mutates_args=())
@@ -135,14 +179,16 @@ def _(teacher: Tensor, student: Tensor, eps: float) -> Tensor:
 @torch.library.custom_op("edge_ad::head_input", mutates_args=())
 def _head_input(teacher: Tensor, student: Tensor, eps: float) -> Tensor:
     teacher, student = _mergeable(teacher), _mergeable(student)
-    out = teacher.new_empty(teacher.shape, dtype=torch.float32)
-    _launch(head_input_kernel, teacher, student, [out], [], eps)
+    out = torch.empty_like(
+        student, dtype=torch.float32
+    )  # laid out as the student: what is read in rows is so written
+    _launch(head_input_kernel, teacher, student, [out], [out], eps)
     return out
 
 
 @_head_input.register_fake
 def _(teacher: Tensor, student: Tensor, eps: float) -> Tensor:
-    return teacher.new_empty(teacher.shape, dtype=torch.float32)
+    return torch.empty_like(_mergeable(student), dtype=torch.float32)
 
 
 # Both maps are the same with their arguments swapped, so one kernel gives the gradient of either.
@@ -150,15 +196,15 @@ def _(teacher: Tensor, student: Tensor, eps: float) -> Tensor:
 def _cosine_map_gradient(other: Tensor, features: Tensor, grad: Tensor, eps: float) -> Tensor:
     other, features = _mergeable(other), _mergeable(features)
     out = torch.empty_like(features)
-    _launch(cosine_map_gradient_kernel, other, features, [grad.contiguous(), out], _strides(out), eps)
+    _launch(cosine_map_gradient_kernel, other, features, [grad.contiguous(), out], [out], eps)
     return out
 
 
 @torch.library.custom_op("edge_ad::head_input_gradient", mutates_args=())
 def _head_input_gradient(other: Tensor, features: Tensor, grad: Tensor, eps: float) -> Tensor:
-    other, features = _mergeable(other), _mergeable(features)
+    other, features, grad = _mergeable(other), _mergeable(features), _mergeable(grad)
     out = torch.empty_like(features)
-    _launch(head_input_gradient_kernel, other, features, [grad.contiguous(), out], _strides(out), eps)
+    _launch(head_input_gradient_kernel, other, features, [grad, out], [grad, out], eps)
     return out
 
 
@@ -200,46 +246,19 @@ def _scales(sizes: Sequence[Sequence[int]], height: int, width: int) -> list[flo
     return [float(scale) for pair in down_across for scale in pair]
 
 
-@torch.library.custom_op("edge_ad::combine", mutates_args=())
-def _combine(maps: list[Tensor], weights: list[float], product: bool, height: int, width: int) -> Tensor:
-    out = maps[0].new_empty((maps[0].shape[0], height, width))
-    if out.numel() == 0:
-        return out
-    count, spare = len(maps), MAX_LAYERS - len(maps)
-    maps = [m.contiguous() for m in maps] + [maps[0]] * spare
-    sizes = [m.shape[1:] for m in maps]
-    block = 8192 if INTERPRETED else 512
-    with torch.cuda.device_of(out):
-        combine_kernel[(triton.cdiv(height * width, block), out.shape[0])](
-            *maps,
-            out,
-            height,
-            width,
-            *(length for pair in sizes for length in pair),
-            *_scales(sizes, height, width),
-            *weights,
-            *[0.0] * spare,
-            LAYERS=count,
-            PRODUCT=product,
-            BLOCK=block,
-        )
-    return out
-
-
-@_combine.register_fake
-def _(maps: list[Tensor], weights: list[float], product: bool, height: int, width: int) -> Tensor:
-    return maps[0].new_empty((maps[0].shape[0], height, width))
-
-
 @torch.library.custom_op("edge_ad::topk_mean", mutates_args=())
 def _topk_mean(scores: Tensor, k: int) -> Tensor:
     scores = scores.contiguous()
-    out = scores.new_empty(scores.shape[0], dtype=torch.float32)
-    if out.numel() > 0:
-        block = 8192 if INTERPRETED else 4096
+    (batch, count), plan = scores.shape, topk_plan(scores.shape[1], k)
+    assert plan is not None, "the caller asks for no more than a program holds"
+    maxima = scores.new_empty((batch, plan.groups), dtype=torch.int32)
+    if batch:
+        block = max(8192 if INTERPRETED else 1024, plan.group)
         with torch.cuda.device_of(scores):
-            topk_mean_kernel[(scores.shape[0],)](scores, out, scores.shape[1], k, BLOCK=block, num_warps=16)
-    return out
+            maxima_kernel[(triton.cdiv(count, block), batch)](
+                scores, maxima, count, plan.groups, BLOCK=block, GROUP=plan.group
+            )
+    return _select(scores, maxima, plan, k)
 
 
 @_topk_mean.register_fake
@@ -247,121 +266,69 @@ def _(scores: Tensor, k: int) -> Tensor:
     return scores.new_empty(scores.shape[0], dtype=torch.float32)
 
 
-def _scores(teacher: list[Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Room for the scores and the images' scores."""
-    scores = teacher[0].new_empty((teacher[0].shape[0], height, width), dtype=torch.float32)
-    return scores, scores.new_empty(scores.shape[0])
+def _select(scores: Tensor, maxima: Tensor, plan: TopkPlan, k: int) -> Tensor:
+    """Mean of the k largest scores [B, n] of each image, from the maxima of its groups."""
+    out = scores.new_empty(len(scores), dtype=torch.float32)
+    if len(scores):
+        chosen = maxima.new_empty((len(scores), plan.slots))
+        with torch.cuda.device_of(scores):
+            topk_mean_kernel[(len(scores),)](
+                scores, maxima, chosen, out, scores.shape[1], plan.groups, k,
+                GROUP=plan.group, GROUPS=triton.next_power_of_2(plan.groups), SLOTS=plan.slots,
+                num_warps=min(max(plan.held // 512, 4), 16),
+            )  # fmt: skip
+    return out
 
 
 @torch.library.custom_op("edge_ad::fused_score", mutates_args=())
 def _fused_score(
-    teacher: list[Tensor],
-    student: list[Tensor],
-    weights: list[float],
-    product: bool,
-    height: int,
-    width: int,
-    k: int,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
-    batch, count, spare = teacher[0].shape[0], len(teacher), MAX_LAYERS - len(teacher)
-    scores, image_score = _scores(teacher, height, width)
-    if batch == 0:
-        return scores, image_score
-    features = [*teacher, *student]
-    first = all(x.is_contiguous() for x in features)
-    last = not first and all(x.permute(0, 2, 3, 1).is_contiguous() for x in features)
-    if not first and not last:
-        teacher, student = [x.contiguous() for x in teacher], [x.contiguous() for x in student]
-    maps = [scores.new_empty((batch, *t.shape[2:])) for t in teacher]
-    sizes = [m.shape[1:] for m in [*maps, *maps[:1] * spare]]
-    block_p, block_c = (8, 128) if last else (32, 32)
-    block, block_k = (8192, 8192) if INTERPRETED else (1024, 4096)
-    pieces = sum(triton.cdiv(h * w, block_p) for h, w in sizes[:count]) + triton.cdiv(height * width, block)
-    with torch.cuda.device_of(scores):
-        fused_score_kernel[(batch * pieces,)](
-            *(x for pair in zip(teacher, student, strict=True) for x in pair),
-            *[teacher[0]] * (2 * spare),
-            *maps,
-            *maps[:1] * spare,
-            scores,
-            image_score,
-            _counters(scores, COUNTERS + batch),
-            batch,
-            height,
-            width,
-            k,
-            eps,
-            *(t.shape[1] for t in [*teacher, *teacher[:1] * spare]),
-            *(length for pair in sizes for length in pair),
-            *_scales(sizes, height, width),
-            *weights,
-            *[0.0] * spare,
-            LAYERS=count,
-            PRODUCT=product,
-            LAST=last,
-            BLOCK_P=block_p,
-            BLOCK_C=block_c,
-            BLOCK=block,
-            BLOCK_K=block_k,
-            num_warps=8,
-        )
-    return scores, image_score
+    teacher: list[Tensor], student: list[Tensor], weights: list[float], product: bool,
+    height: int, width: int, k: int, eps: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    batch, plan = len(teacher[0]), topk_plan(height * width, k)
+    assert plan is not None, "the caller asks for no more than a program holds"
+    scores = teacher[0].new_empty((batch, height, width), dtype=torch.float32)
+    maxima = scores.new_empty((batch, plan.groups), dtype=torch.int32)
+    if batch:
+        with torch.cuda.device_of(scores):
+            maps = _maps(teacher, student, eps)
+            sizes = [m.shape[1:] for m in _filled(maps)]
+            block = max(8192 if INTERPRETED else 512, plan.group)
+            combine_kernel[(triton.cdiv(height * width, block), batch)](
+                *_filled(maps), scores, maxima, height, width, plan.groups,
+                *(length for pair in sizes for length in pair), *_scales(sizes, height, width), *_filled(weights),
+                LAYERS=len(maps), PRODUCT=product, BLOCK=block, GROUP=plan.group,
+            )  # fmt: skip
+    return scores, _select(scores.flatten(1), maxima, plan, k)
 
 
 @_fused_score.register_fake
 def _(
-    teacher: list[Tensor],
-    student: list[Tensor],
-    weights: list[float],
-    product: bool,
-    height: int,
-    width: int,
-    k: int,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
-    return _scores(teacher, height, width)
+    teacher: list[Tensor], student: list[Tensor], weights: list[float], product: bool,
+    height: int, width: int, k: int, eps: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    scores = teacher[0].new_empty((len(teacher[0]), height, width), dtype=torch.float32)
+    return scores, scores.new_empty(len(scores))
 
 
-_SPARE = 4096  # counters on each device for calls that are captured
-_kept: dict[tuple[torch.device, int], Tensor] = {}  # by stream: launches on one follow each other
-_spare: dict[torch.device, Tensor] = {}
-_counting = threading.Lock()  # callers on several threads
+def _maps(teacher: Sequence[Tensor], student: Sequence[Tensor], eps: float) -> list[Tensor]:
+    """The difference maps of up to four layers: one launch makes all that have the same shape."""
+    last = all(x.permute(0, 2, 3, 1).is_contiguous() for x in [*teacher, *student])
+    if not last:
+        teacher, student = [x.contiguous() for x in teacher], [x.contiguous() for x in student]
+    maps = [t.new_empty((t.shape[0], *t.shape[2:]), dtype=torch.float32) for t in teacher]
+    for shape in {t.shape: None for t in teacher}:
+        own = [i for i, t in enumerate(teacher) if t.shape == shape]
+        batch, channels, pixels = shape[0], shape[1], shape[2] * shape[3]
+        block_p, block_c, warps = feature_block(channels, pixels, teacher[0].element_size(), channels_last=last)
+        programs = batch * triton.cdiv(pixels, block_p)
+        maps_kernel[(programs * len(own),)](
+            *(x for i in _filled(own) for x in (teacher[i], student[i])), *(maps[i] for i in _filled(own)),
+            channels, pixels, programs, eps, LAST=last, BLOCK_P=block_p, BLOCK_C=block_c, num_warps=warps,
+        )  # fmt: skip
+    return maps
 
 
-def _counters(like: Tensor, count: int) -> Tensor:
-    """Zeros that no launch running at the same time has; fused_score_kernel leaves them zero.
-
-    A captured call gets its own for good, since its graph may be replayed beside anything.
-    """
-    if not like.is_cuda:
-        return like.new_zeros(count, dtype=torch.int32)
-    stream = torch.cuda.current_stream(like.device)
-    with _counting:
-        if torch.cuda.is_current_stream_capturing():
-            spare = _spare.get(like.device)
-            if spare is None or len(spare) < count:  # captured too: one more node, which sets them at each replay
-                return like.new_zeros(count, dtype=torch.int32)
-            _spare[like.device] = spare[count:]
-            return spare[:count]
-        if like.device not in _spare:
-            _spare[like.device] = _lasting_zeros(like, _SPARE, stream)
-        kept = _kept.get((like.device, stream.cuda_stream))
-        if kept is None or len(kept) < count:
-            kept = _kept[like.device, stream.cuda_stream] = _lasting_zeros(like, max(count, 64), stream)
-        return kept
-
-
-def _lasting_zeros(like: Tensor, count: int, stream: Any) -> Tensor:
-    """Zeros made on `stream`, by a thread of its own.
-
-    While torch.compile warms up for CUDA graphs, whatever the caller's thread allocates comes from the graphs' memory
-    and is taken for free as soon as that is over, although it is still held here.
-    """
-
-    def make() -> Tensor:
-        with torch.cuda.stream(stream):
-            return like.new_zeros(count, dtype=torch.int32)
-
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(make).result()
+def _filled(values: Sequence[Any]) -> list[Any]:
+    """As many as a launch takes: the first stands where there is no layer."""
+    return [*values, *[values[0]] * (MAX_LAYERS - len(values))]

@@ -9,6 +9,7 @@ binary. Nothing is run or timed.
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 import subprocess
 import sys
@@ -22,15 +23,18 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from edge_ad.kernels import triton_kernels as kernels
-from edge_ad.kernels.triton_fused import fused_score_kernel
+from edge_ad.kernels import triton_scores
+from edge_ad.kernels.triton_ops import MAX_TILE, feature_block, topk_plan
 
 ARCHITECTURES = {
     **{80: "A100, A800", 86: "RTX 30, A10", 87: "Jetson Orin", 89: "RTX 40, L4", 90: "H100, H200"},
-    120: "RTX 50",
+    **{100: "B200", 120: "RTX 50"},
 }
 DTYPES = ("fp32", "fp16", "bf16")
 RESULTS = Path(__file__).parent / "results" / "triton_resources.csv"
-TILES = {"channels first": ((128, 8, 4), {"t_p": 1, "s_p": 1}), "channels last": ((8, 128, 4), {"t_c": 1, "s_c": 1})}
+LAYOUTS = {"channels first": "_p", "channels last": "_c"}  # which strides are 1
+CHANNELS, PIXELS = (384, 768), 1024  # of the features that kernels are compiled for
+TOPK = {"256x256, 100": (65536, 100), "largest": (65536, 3000)}
 
 
 class Row(NamedTuple):
@@ -38,56 +42,79 @@ class Row(NamedTuple):
     layout: str
     dtype: str
     architecture: str
+    warps: int
     registers: int
     spilled_bytes: int
     shared_bytes: int
+    loads_of_16_bytes: int
     triton: str
 
 
-def variants() -> Iterator[tuple[str, str, Any, dict[str, Any], int]]:
-    """Name, layout, kernel, values fixed at compile time, warps."""
-    for name in ("cosine_map", "cosine_map_gradient", "head_input", "head_input_gradient"):
-        for layout, ((p, c, warps), ones) in TILES.items():
-            fixed = {"BLOCK_P": p, "BLOCK_C": c, **ones}
-            yield name, layout, kernels.plain(getattr(kernels, f"{name}_kernel")), fixed, warps
-    for layout, (p, c) in {"channels first": (32, 32), "channels last": (8, 128)}.items():
-        blocks = {"BLOCK_P": p, "BLOCK_C": c, "BLOCK": 1024, "BLOCK_K": 4096}
-        fixed = {"LAYERS": 3, "PRODUCT": False, "LAST": layout == "channels last", **blocks}
-        yield "fused_score", layout, fused_score_kernel, fixed, 8
+def variants() -> Iterator[tuple[str, str, str, Any, dict[str, Any], int]]:
+    """Name, layout, element type, kernel, values fixed at compile time, warps: as triton_ops has them."""
+    for dtype, channels, layout in itertools.product(DTYPES, CHANNELS, LAYOUTS):
+        last, size = layout == "channels last", 4 if dtype == "fp32" else 2
+        label = f"{channels} {layout}"
+        for name in ("cosine_map", "cosine_map_gradient", "head_input", "head_input_gradient"):
+            most = MAX_TILE // 2 if name == "head_input_gradient" else MAX_TILE
+            p, c, warps = feature_block(channels, PIXELS, size, channels_last=last, most=most)
+            kernel = getattr(kernels, f"{name}_kernel")
+            ones = {a: 1 for a in kernel.arg_names if a.endswith(LAYOUTS[layout])}
+            yield name, label, dtype, kernel, {"BLOCK_P": p, "BLOCK_C": c, **ones}, warps
+        p, c, warps = feature_block(channels, PIXELS, size, channels_last=last)
+        yield "maps", label, dtype, kernels.maps_kernel, {"LAST": last, "BLOCK_P": p, "BLOCK_C": c}, warps
+    for label, (count, k) in TOPK.items():
+        plan = topk_plan(count, k)
+        fixed = {"GROUP": plan.group, "GROUPS": triton.next_power_of_2(plan.groups), "SLOTS": plan.slots}
+        yield "topk_mean", label, "fp32", triton_scores.topk_mean_kernel, fixed, min(max(plan.held // 512, 4), 16)
+        yield "maxima", label, "fp32", triton_scores.maxima_kernel, {"BLOCK": 1024, "GROUP": plan.group}, 4
     for product in (False, True):
-        fixed = {"LAYERS": 3, "PRODUCT": product, "BLOCK": 512}
-        yield "combine", "product" if product else "sum", kernels.combine_kernel, fixed, 4
-    yield "topk_mean", "any", kernels.topk_mean_kernel, {"BLOCK": 4096}, 16
+        fixed = {"LAYERS": 3, "PRODUCT": product, "BLOCK": 512, "GROUP": 16}
+        yield "combine", "product" if product else "sum", "fp32", triton_scores.combine_kernel, fixed, 4
 
 
 def compile_for(
-    architecture: int, name: str, layout: str, kernel: Any, fixed: dict[str, Any], warps: int, dtype: str
+    architecture: int, name: str, layout: str, dtype: str, kernel: Any, fixed: dict[str, Any], warps: int
 ) -> Row:
     """One kernel's resources on one architecture."""
+    binary = compiled(architecture, name, dtype, kernel, fixed, warps)
+    used = _resources(binary.asm["cubin"])
+    shared = max(used["SHARED"], int(binary.metadata.shared))
+    loads = len(re.findall(r"ld\.global[.\w]*\.v4", binary.asm["ptx"]))
+    return Row(
+        name,
+        layout,
+        dtype,
+        f"sm_{architecture}",
+        warps,
+        used["REG"],
+        used["LOCAL"],
+        shared,
+        loads,
+        triton.__version__,
+    )
+
+
+def compiled(architecture: int, name: str, dtype: str, kernel: Any, fixed: dict[str, Any], warps: int) -> Any:
+    """The kernel as triton_ops would have it on shapes whose strides are multiples of 16."""
     signature = {a: "constexpr" if a in fixed else _type(a, dtype) for a in kernel.arg_names}
     if name.endswith("gradient"):
         signature["OUT"] = f"*{dtype}"  # gradients have the type of the features
     place = {argument: (i,) for i, argument in enumerate(kernel.arg_names)}
-    aligned = {place[a]: [["tt.divisibility", 16]] for a, kind in signature.items() if kind.startswith("*")}
+    whole = ("channels", "pixels", "count", "groups", "width", "height")
+    multiples = [a for a, kind in signature.items() if kind[0] == "*" or a in whole or a[1:] in ("_b", "_c", "_p")]
+    aligned = {place[a]: [["tt.divisibility", 16]] for a in multiples if a not in fixed}
     constants = {place[argument]: value for argument, value in fixed.items()}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
     options = {"num_warps": warps, "enable_fp_fusion": True}
-    binary = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
-    used = _resources(binary.asm["cubin"])
-    shared = max(used["SHARED"], int(binary.metadata.shared))
-    return Row(name, layout, dtype, f"sm_{architecture}", used["REG"], used["LOCAL"], shared, triton.__version__)
-
-
-def takes_features(kernel: Any) -> bool:
-    """Whether the kernel reads features, of any type; others read maps, always float32."""
-    return bool(kernel.arg_names[0].startswith("T"))
+    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
 
 
 def _type(argument: str, dtype: str) -> str:
     if argument.isupper() and argument[0] in "TS" and len(argument) <= 2:
         return f"*{dtype}"
     if argument.isupper():
-        return "*i32" if argument == "COUNTERS" else "*fp32"
+        return "*i32" if argument in ("MAXIMA", "CHOSEN") else "*fp32"
     floats = ("eps", "ya", "xa", "yb", "xb", "yc", "xc", "yd", "xd")
     return "fp32" if argument in floats or argument.startswith("weight_") else "i32"
 
@@ -103,12 +130,7 @@ def _resources(cubin: bytes) -> dict[str, int]:
 
 
 def main() -> None:
-    rows = [
-        compile_for(architecture, *variant, dtype)
-        for variant in variants()
-        for dtype in (DTYPES if takes_features(variant[2]) else DTYPES[:1])
-        for architecture in ARCHITECTURES
-    ]
+    rows = [compile_for(architecture, *variant) for variant in variants() for architecture in ARCHITECTURES]
     RESULTS.parent.mkdir(exist_ok=True)
     with RESULTS.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

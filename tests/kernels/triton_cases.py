@@ -1,10 +1,5 @@
 """The Triton operations against the definition in float64: run by test_triton.py, interpreted or on a GPU."""
 
-import contextlib
-import itertools
-import threading
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -19,9 +14,18 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 SHAPES = [(2, 5, 3, 7), (1, 192, 14, 14), (1, 1, 1, 1), (0, 4, 3, 3)]
 
 
+# NumPy's, of pixels outside the map and of powers not taken
+quiet = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+
 @pytest.fixture(autouse=True)
 def _backend(monkeypatch):
+    """Triton, and NaN (or the largest whole number) in all memory that a kernel has yet to write."""
     monkeypatch.setenv("EDGE_AD_BACKEND", "triton")
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(before)
 
 
 def features(*shape, dtype=torch.float32, noise=0.5, seed=0):
@@ -90,26 +94,84 @@ def test_gradients_are_autograds_in_float64(name, last, needs, monkeypatch):
             assert ((mine.grad - theirs.grad).abs() <= 2e-5 * scale + 1e-7).all()
 
 
-@pytest.mark.parametrize("pixels", [1, 100, 777, 65536 if DEVICE == "cuda" else 5000])
-@pytest.mark.parametrize("levels", [2, 10**6])
+def test_memory_is_poisoned_before_it_is_written():
+    assert torch.isnan(torch.empty(3, device=DEVICE)).all()
+    assert (torch.ones(2, device=DEVICE).new_empty(3, dtype=torch.int32) == 2**31 - 1).all()
+
+
+def topk_exact(scores, k):
+    """float64, NaN largest."""
+    return np.sort(scores.astype(np.float64), axis=1)[:, scores.shape[1] - k :].mean(axis=1)
+
+
+@quiet
+@pytest.mark.parametrize("pixels", [1, 100, 777, 5000, 65536])
+@pytest.mark.parametrize("levels", [0, 2, 10**6])
 def test_topk_mean(pixels, levels):
     scores = np.random.default_rng(0).integers(-levels, levels + 1, (3, pixels)).astype(np.float32) / 8
-    for k in (1, (pixels + 1) // 2):
-        exact = np.sort(scores.astype(np.float64), axis=1)[:, pixels - k :].mean(axis=1)
+    for k in sorted({1, min(pixels, 100), min((pixels + 1) // 2, 3000), min(pixels, 777)}):
         ours = kernels.topk_mean(torch.from_numpy(scores).to(DEVICE), k)
-        np.testing.assert_allclose(ours.cpu(), exact, rtol=2e-6, atol=1e-6 * levels)
+        np.testing.assert_allclose(ours.cpu(), topk_exact(scores, k), rtol=2e-6, atol=1e-6 * levels)
 
 
-@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NumPy's, in the interpreter
+@quiet
+@pytest.mark.parametrize("k", [1, 99, 100, 101, 128])
+def test_topk_mean_where_many_groups_reach_the_bound(k):
+    """Ties at the k-th place, more than the groups that can be gathered; the k largest in one group, or far apart."""
+    flat = np.full(16384, 0.5, np.float32)
+    few, many, one, apart = flat.copy(), flat.copy(), flat.copy(), flat.copy()
+    few[:: 16384 // 64] = 0.75
+    many[::40] = 0.75
+    one[4096 : 4096 + 90] = np.linspace(1, 2, 90)
+    apart[7::163][:100] = np.linspace(1, 2, 100)
+    negative = -np.random.default_rng(1).random(16384).astype(np.float32)
+    scores = np.stack([flat, few, many, one, apart, negative])
+    ours = kernels.topk_mean(torch.from_numpy(scores).to(DEVICE), k)
+    np.testing.assert_allclose(ours.cpu(), topk_exact(scores, k), rtol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_topk_mean_of_any_type_and_layout(dtype):
+    scores = torch.rand(4, 3, 50, 7, generator=torch.Generator().manual_seed(0)).to(DEVICE, dtype)
+    for given in (scores, scores[::2, :, ::3], scores.transpose(1, 3), scores[:0]):
+        exact = topk_exact(arrays(given.flatten(1))[0], 9)
+        ours = kernels.topk_mean(given, 9)
+        assert ours.dtype == torch.float32
+        np.testing.assert_allclose(ours.cpu(), exact, rtol=2e-6)
+
+
+@quiet
 def test_topk_mean_of_infinities_and_nan():
     inf, nan = np.inf, np.nan
     rows = [[1, inf, 2, 3], [-inf, -inf, -inf, 5], [1, 2, nan, -inf], [inf, -inf, -inf, -inf], [1, 2, -nan, 4]]
     ours = kernels.topk_mean(torch.tensor(rows, device=DEVICE), 2)
     np.testing.assert_array_equal(ours.cpu(), [inf, -inf, nan, nan, nan])
+    lowest = torch.full((2, 5000), -inf, device=DEVICE)
+    lowest[1, 4999] = nan
+    np.testing.assert_array_equal(kernels.topk_mean(lowest, 100).cpu(), [-inf, nan])
 
 
-# NumPy's, of pixels outside the map and of powers not taken
-quiet = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_k_too_large_to_hold_goes_to_torch(monkeypatch):
+    assert triton_ops.topk_plan(65536, 30000) is None
+    monkeypatch.setattr(triton_ops, "maxima_kernel", None)  # not to be launched
+    scores = torch.rand(2, 65536, generator=torch.Generator().manual_seed(0))
+    exact = topk_exact(scores.numpy(), 30000)
+    np.testing.assert_allclose(kernels.topk_mean(scores.to(DEVICE), 30000).cpu(), exact, rtol=2e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 17, 1000, 65536, 147456, 1 << 20])
+def test_a_plan_has_groups_for_all_scores_and_at_least_k(count):
+    for k in {1, 2, 16, 100, 128, 1000, count} - set(range(count + 1, 2000)):
+        plan = triton_ops.topk_plan(count, k)
+        if plan is None:
+            assert count > triton_ops.MAX_HELD
+            assert k > 100
+            continue
+        assert plan.groups >= k
+        assert plan.slots >= k
+        assert (plan.groups - 1) * plan.group < count <= plan.groups * plan.group
+        assert max(plan.groups, plan.slots * plan.group) <= plan.held <= triton_ops.MAX_HELD
+        assert plan.slots & (plan.slots - 1) == plan.group & (plan.group - 1) == 0
 
 
 @quiet
@@ -130,17 +192,11 @@ def test_fused_score(combine, layers, sigma):
 @quiet
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", ["first", "last", "mixed"])
-@pytest.mark.parametrize("once", [True, False])
-def test_few_features_take_one_launch_and_many_take_several(dtype, layout, once, monkeypatch):
-    if not once:
-        monkeypatch.setattr(triton_ops, "ONE_LAUNCH_BYTES", 0)
-    for name in ["combine_kernel"] if once else ["fused_score_kernel"]:
-        monkeypatch.setattr(triton_ops, name, None)  # not to be launched
-    pairs = [features(3, 20, 7, 9, dtype=dtype), features(3, 8, 4, 4, dtype=dtype, seed=1)]
+def test_fused_score_of_layers_that_differ(dtype, layout):
+    pairs = [features(3, 20, 7, 9, dtype=dtype, seed=i) for i in range(2)] + [features(3, 8, 4, 4, dtype=dtype)]
     if layout != "first":
-        last = [x.to(memory_format=torch.channels_last) for x in pairs[0]]
-        pairs[0] = (last[0], pairs[0][1] if layout == "mixed" else last[1])
-        pairs[1] = tuple(x.to(memory_format=torch.channels_last) for x in pairs[1])
+        last = [tuple(x.to(memory_format=torch.channels_last) for x in pair) for pair in pairs]
+        pairs = [last[0], (last[1][0], pairs[1][1]), last[2]] if layout == "mixed" else last
     teacher, student = zip(*pairs, strict=True)
     exact = kernels.fused_score(arrays(*teacher), arrays(*student), size=(21, 30), k=20)
     ours = kernels.fused_score(teacher, student, size=(21, 30), k=20)
@@ -148,55 +204,56 @@ def test_few_features_take_one_launch_and_many_take_several(dtype, layout, once,
     np.testing.assert_allclose(ours.image_score.cpu(), exact.image_score, rtol=2e-5)
 
 
+def test_more_channels_than_a_program_holds_go_to_torch(monkeypatch):
+    for name in ("cosine_map_kernel", "head_input_kernel", "maps_kernel"):
+        monkeypatch.setattr(triton_ops, name, None)  # not to be launched
+    pair = features(1, triton_ops.MAX_CHANNELS + 1, 1, 2)
+    for operation in (kernels.cosine_map, kernels.head_input):
+        np.testing.assert_allclose(operation(*pair).cpu(), operation(*arrays(*pair)), rtol=1e-4, atol=1e-5)
+    exact = kernels.fused_score([arrays(pair[0])[0]], [arrays(pair[1])[0]], size=(4, 4), k=2)
+    ours = kernels.fused_score([pair[0]], [pair[1]], size=(4, 4), k=2)
+    np.testing.assert_allclose(ours.image_score.cpu(), exact.image_score, rtol=2e-5)
+
+
+class Counted:
+    """A kernel that counts its launches."""
+
+    def __init__(self, kernel):
+        self.kernel, self.launches = kernel, 0
+
+    def __getitem__(self, grid):
+        self.launches += 1
+        return self.kernel[grid]
+
+
 @quiet
-def test_one_launch_leaves_its_counters_as_it_found_them(monkeypatch):
-    counters = torch.zeros(64, dtype=torch.int32, device=DEVICE)
-    monkeypatch.setattr(triton_ops, "_counters", lambda like, count: counters)
-    for batch in (1, 3, 2):  # as replays of graphs do, launches follow each other on the same counters
-        pair = features(batch, 8, 5, 5, seed=batch)
-        exact = kernels.fused_score(arrays(pair[0]), arrays(pair[1]), size=(12, 12), k=5)
-        ours = kernels.fused_score([pair[0]], [pair[1]], size=(12, 12), k=5)
-        np.testing.assert_allclose(ours.image_score.cpu(), exact.image_score, rtol=2e-5)
-        assert not counters.any()
+@pytest.mark.parametrize(
+    ("shapes", "launches"), [([(6, 4)] * 3, 3), ([(6, 4), (8, 3), (6, 4)], 4), ([(6, 4)] * 4, 3)]
+)
+def test_layers_of_one_shape_share_a_launch(shapes, launches, monkeypatch):
+    counted = []
+    for name in ("cosine_map_kernel", "maps_kernel", "combine_kernel", "maxima_kernel", "topk_mean_kernel"):
+        counted.append(Counted(getattr(triton_ops, name)))
+        monkeypatch.setattr(triton_ops, name, counted[-1])
+    pairs = [features(2, channels, side, side, seed=i) for i, (channels, side) in enumerate(shapes)]
+    teacher, student = zip(*pairs, strict=True)
+    exact = kernels.fused_score(arrays(*teacher), arrays(*student), size=(9, 9), k=5)
+    ours = kernels.fused_score(teacher, student, size=(9, 9), k=5)
+    np.testing.assert_allclose(ours.pixel_scores.cpu(), exact.pixel_scores, rtol=2e-5, atol=2e-6)
+    assert sum(kernel.launches for kernel in counted) == launches
 
 
-class OnGpu:
-    """What _counters asks of a tensor on a GPU. `state` holds the stream and whether it is being captured."""
-
-    is_cuda, device = True, torch.device("cuda", 0)
-
-    def __init__(self, monkeypatch):
-        self.stream, self.captured, self.threads = 1, False, []
-        monkeypatch.setattr(triton_ops, "_kept", {})
-        monkeypatch.setattr(triton_ops, "_spare", {})
-        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: self.captured)
-        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=self.stream))
-        monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
-
-    def new_zeros(self, count, dtype):
-        self.threads.append(threading.get_ident())
-        return torch.zeros(count, dtype=dtype)
-
-    def counters(self, count, stream=1, captured=False):
-        self.stream, self.captured = stream, captured
-        given = triton_ops._counters(self, count)
-        assert len(given) >= count
-        return given.data_ptr(), given.data_ptr() + 4 * count
-
-
-def test_launches_beside_each_other_have_counters_of_their_own(monkeypatch):
-    gpu = OnGpu(monkeypatch)
-    assert gpu.counters(5) == gpu.counters(5)
-    given = [gpu.counters(500), gpu.counters(5, stream=2), gpu.counters(1500, captured=True)]
-    given += [gpu.counters(1500, stream=2, captured=True), gpu.counters(7, stream=2, captured=True)]
-    given += [gpu.counters(7, captured=True)]
-    given.sort()
-    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(given))
-    assert gpu.counters(501) == gpu.counters(501)
-    # none made by this thread, whose memory may be a graph's, but for what is made again at each replay
-    assert threading.get_ident() not in gpu.threads
-    gpu.counters(5000, captured=True)
-    assert gpu.threads[-1] == threading.get_ident()
+@pytest.mark.parametrize("channels", [1, 3, 192, 384, 768, 2048, 4096])
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("last", [False, True])
+def test_a_program_holds_all_channels_in_whole_sectors_and_few_registers(channels, size, last):
+    p, c, warps = triton_ops.feature_block(channels, 1024, size, channels_last=last)
+    assert c >= channels
+    assert p & (p - 1) == c & (c - 1) == 0
+    assert p * c <= triton_ops.MAX_TILE
+    assert p * c / (32 * warps) <= 32  # numbers of each tensor a thread
+    if not last and c <= 1024:
+        assert p * size >= 32
 
 
 @quiet
@@ -234,9 +291,8 @@ def test_operators_are_registered_as_torch_wants_them():
     for name in ("cosine_map", "head_input"):
         operator = getattr(torch.ops.edge_ad, name).default
         torch.library.opcheck(operator, (teacher, student.requires_grad_(), 1e-6), test_utils=checks)
-    maps = [torch.rand(2, 3, 3, device=DEVICE), torch.rand(2, 5, 4, device=DEVICE)]
-    torch.library.opcheck(torch.ops.edge_ad.combine.default, (maps, [0.5, 0.5], False, 8, 8), test_utils=checks)
-    torch.library.opcheck(torch.ops.edge_ad.topk_mean.default, (maps[0].flatten(1), 2), test_utils=checks)
+    scores = torch.rand(2, 9, device=DEVICE)
+    torch.library.opcheck(torch.ops.edge_ad.topk_mean.default, (scores, 2), test_utils=checks)
     score = ([teacher], [student.detach()], [1.0], False, 8, 8, 3, 1e-6)
     torch.library.opcheck(torch.ops.edge_ad.fused_score.default, score, test_utils=checks)
 
@@ -258,7 +314,7 @@ def test_compiles_into_one_graph():
 def test_replays_as_a_cuda_graph():
     pairs = [features(1, 32, 8, 8, seed=i) for i in range(3)]
     teacher, student = zip(*pairs, strict=True)
-    expected = kernels.fused_score(teacher, student)  # tunes, too
+    expected = kernels.fused_score(teacher, student)  # compiles, too
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = kernels.fused_score(teacher, student)
