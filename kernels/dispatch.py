@@ -1,9 +1,9 @@
 """The operations as the rest of the project calls them: arguments are checked once here, then a backend runs.
 
-NumPy arrays run in C++ (`cpp`, or `numpy` where it was not built), torch tensors in Triton on an NVIDIA GPU
-(`triton`) and in plain torch elsewhere (`torch`). EDGE_AD_BACKEND names one of these four: it then decides for
-arguments of its kind, raises BackendError if it can't run, and leaves the other kind alone. Nothing here imports
-torch unless it is given a tensor.
+NumPy arrays run in C++ (`cpp`, or `numpy` where it was not built), torch tensors in plain torch (`torch`), and on an
+NVIDIA GPU in Triton (`triton`) where edge_ad.kernels.gpu_choice says that it was measured to be faster.
+EDGE_AD_BACKEND names one of these four: it then decides for arguments of its kind, raises BackendError if it can't
+run, and leaves the other kind alone. Nothing here imports torch unless it is given a tensor.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 
 from edge_ad.errors import BackendError
 from edge_ad.kernels import checks, reference
+from edge_ad.kernels.gpu_choice import TRITON
 from edge_ad.kernels.reference import Defect, FusedScore
 
 BACKENDS = {"cpp": "array", "numpy": "array", "torch": "tensor", "triton": "tensor"}
 EPS = 1e-6
+SMALL_BYTES = 16 << 20  # read from a GPU's caches, where launching is most of the time
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ def cosine_map(teacher_features: Any, student_features: Any, *, channels_last: b
     eps = checks.length("eps", eps)
     if not channels_last and (trained := _load_trained(teacher_features, student_features)) is not None:
         return trained.cosine_map(teacher_features, student_features, eps)
-    ops = _backend(teacher_features)
+    ops = _backend("cosine_map_last" if channels_last else "cosine_map", teacher_features, student_features)
     return ops.cosine_map(teacher_features, student_features, channels_last=channels_last, eps=eps)
 
 
@@ -56,7 +58,8 @@ def head_input(teacher_features: Any, student_features: Any, *, eps: float = EPS
     teacher_features, student_features: [B,C,h,w]. Raises ValueError as `cosine_map` does.
     """
     checks.pair(teacher_features, student_features, 1)
-    return _backend(teacher_features).head_input(teacher_features, student_features, eps=checks.length("eps", eps))
+    ops = _backend("head_input", teacher_features, student_features)
+    return ops.head_input(teacher_features, student_features, eps=checks.length("eps", eps))
 
 
 def upsample(maps: Any, size: tuple[int, int]) -> Any:
@@ -65,7 +68,7 @@ def upsample(maps: Any, size: tuple[int, int]) -> Any:
     maps: [B,h,w]. Raises ValueError for other shapes and for sizes below 1.
     """
     checks.maps(maps)
-    return _backend(maps).upsample(maps, checks.size(size))
+    return _backend("upsample", maps).upsample(maps, checks.size(size))
 
 
 def topk_mean(pixel_scores: Any, k: int = 100) -> Any:
@@ -74,7 +77,9 @@ def topk_mean(pixel_scores: Any, k: int = 100) -> Any:
     pixel_scores: [B, ...]; k: from 1 to the scores of an image. Raises ValueError outside of that.
     """
     checks.scores(pixel_scores)
-    return _backend(pixel_scores).topk_mean(pixel_scores, checks.top(k, math.prod(pixel_scores.shape[1:])))
+    return _backend("topk_mean", pixel_scores).topk_mean(
+        pixel_scores, checks.top(k, math.prod(pixel_scores.shape[1:]))
+    )
 
 
 def fused_score(
@@ -104,9 +109,8 @@ def fused_score(
     size = checks.size(size)
     sigma = checks.smoothing(sigma, size)
     tensors = [*teacher_features, *student_features]
-    result = _backend(
-        teacher_features[0], plain=any(getattr(x, "requires_grad", False) for x in tensors)
-    ).fused_score(
+    plain = any(getattr(x, "requires_grad", False) for x in tensors)
+    result = _backend("fused_score", *tensors, plain=plain).fused_score(
         teacher_features,
         student_features,
         size=size,
@@ -137,7 +141,7 @@ def preprocess(
     "rgb" or "bgr". Raises ValueError for anything else.
     """
     checks.frame(frame, mean, std, channels)
-    result = _backend(frame).preprocess(frame, checks.size(size), mean, std, channels=channels)
+    result = _backend("preprocess", frame).preprocess(frame, checks.size(size), mean, std, channels=channels)
     return cast("NDArray[np.float32]", result)
 
 
@@ -149,7 +153,7 @@ def find_defects(pixel_scores: NDArray[Any], threshold: float, *, min_area: int 
     """
     checks.score_image(pixel_scores, threshold)
     min_area = checks.at_least_one("min_area", min_area)
-    result = _backend(pixel_scores).find_defects(pixel_scores, float(threshold), min_area=min_area)
+    result = _backend("find_defects", pixel_scores).find_defects(pixel_scores, float(threshold), min_area=min_area)
     return cast("list[Defect]", result)
 
 
@@ -181,8 +185,14 @@ _CPP_MISSING = "edge_ad.kernels._cpp was not built"
 _NO_GPU = "its tensors must be on a CUDA device"
 
 
-def _backend(value: Any, *, plain: bool = False) -> Any:
-    """The module that runs for `value`; `plain` if only plain torch can pass the gradients."""
+def size_class(count: int) -> str:
+    """The row of edge_ad.kernels.gpu_choice for an operation that reads so many bytes."""
+    return "small" if count <= SMALL_BYTES else "large"
+
+
+def _backend(operation: str, *given: Any, plain: bool = False) -> Any:
+    """The module that runs the operation on what is given; `plain` if only plain torch can pass the gradients."""
+    value = given[0]
     kind = "array" if isinstance(value, np.ndarray) else "tensor"
     forced = os.environ.get("EDGE_AD_BACKEND", "")
     if forced and forced not in BACKENDS:
@@ -195,14 +205,24 @@ def _backend(value: Any, *, plain: bool = False) -> Any:
         if wanted == "numpy" or value.dtype == np.float64:  # C++ computes in float32
             return reference
         return _load_cpp(bool(wanted)) or reference
-    if wanted != "torch" and not plain and value.element_size() <= 4 and (value.is_cuda or wanted):
-        triton_ops = _load_triton(bool(wanted))
-        if triton_ops is not None and (value.is_cuda or triton_ops.INTERPRETED):
-            return triton_ops
-        if wanted:
-            hint = "move them there, or unset EDGE_AD_BACKEND"
-            raise BackendError(f"EDGE_AD_BACKEND=triton can't run on {value.device}: {_NO_GPU}", hint=hint)
+    if wanted == "torch" or plain or value.element_size() > 4 or not (wanted or _faster_in_triton(operation, given)):
+        return _load_torch()
+    triton_ops = _load_triton(bool(wanted))
+    if triton_ops is not None and (value.is_cuda or triton_ops.INTERPRETED):
+        return triton_ops
+    if wanted:
+        hint = "move them there, or unset EDGE_AD_BACKEND"
+        raise BackendError(f"EDGE_AD_BACKEND=triton can't run on {value.device}: {_NO_GPU}", hint=hint)
     return _load_torch()
+
+
+def _faster_in_triton(operation: str, given: Sequence[Any]) -> bool:
+    """Whether the operation was measured to be so on a GPU, for tensors like these that are on one."""
+    if not given[0].is_cuda:
+        return False
+    if any(x.requires_grad for x in given):
+        operation += "_gradient"
+    return (operation, size_class(sum(x.numel() * x.element_size() for x in given))) in TRITON
 
 
 @functools.cache

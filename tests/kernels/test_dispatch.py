@@ -1,14 +1,16 @@
 """Arguments, backends and the public names."""
 
+import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edge_ad import kernels
 from edge_ad.errors import BackendError
-from edge_ad.kernels import dispatch
+from edge_ad.kernels import dispatch, gpu_choice
 
 A = np.ones((2, 3, 4, 4), np.float32)
 MEAN, STD = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
@@ -90,7 +92,7 @@ def test_a_named_backend_runs_its_kind_and_leaves_the_other(monkeypatch, name):
     assert isinstance(kernels.cosine_map(A, A), np.ndarray)
     assert isinstance(kernels.cosine_map(torch.ones(1, 2, 3, 3), torch.ones(1, 2, 3, 3)), torch.Tensor)
     if name == "numpy":
-        assert dispatch._backend(A).__name__ == "edge_ad.kernels.reference"
+        assert dispatch._backend("cosine_map", A).__name__ == "edge_ad.kernels.reference"
 
 
 def test_an_unknown_backend_is_an_error(monkeypatch):
@@ -120,6 +122,86 @@ def test_without_the_cpp_module_the_definitions_run_and_say_so_once(monkeypatch,
     assert kernels.topk_mean(A, 2).tolist() == [1, 1]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     dispatch._load_cpp.cache_clear()
+
+
+class OnGpu:
+    """What the dispatcher asks of a tensor on a GPU."""
+
+    is_cuda, requires_grad = True, False
+
+    def __init__(self, count, requires_grad=False):
+        self.count, self.requires_grad = count, requires_grad
+
+    def element_size(self):
+        return 4
+
+    def numel(self):
+        return self.count
+
+
+def test_triton_is_taken_only_where_it_was_measured_to_be_faster(monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.delenv("EDGE_AD_BACKEND", raising=False)
+    monkeypatch.setattr(dispatch, "TRITON", frozenset({("cosine_map", "small"), ("cosine_map_gradient", "large")}))
+
+    def taken(operation, count, *more):
+        return dispatch._backend(operation, OnGpu(count), *more).__name__.rpartition(".")[2]
+
+    half = dispatch.SMALL_BYTES // 8  # of two tensors
+    assert taken("cosine_map", half, OnGpu(half)) == "triton_ops"
+    assert taken("cosine_map", half, OnGpu(half + 1)) == "torch_ops"  # no row of that size
+    assert taken("cosine_map", half, OnGpu(half, requires_grad=True)) == "torch_ops"  # nor of its gradient
+    assert taken("cosine_map", half, OnGpu(half + 1, requires_grad=True)) == "triton_ops"
+    assert taken("topk_mean", half) == "torch_ops"
+    monkeypatch.setenv("EDGE_AD_BACKEND", "triton")
+    assert taken("topk_mean", half) == "triton_ops"
+    monkeypatch.setenv("EDGE_AD_BACKEND", "torch")
+    assert taken("cosine_map", half, OnGpu(half)) == "torch_ops"
+
+
+@pytest.fixture(scope="module")
+def choosing():
+    path = Path(__file__).parents[1] / "benchmarks" / "gpu_choice.py"
+    spec = importlib.util.spec_from_file_location("choosing", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_shipped_choice_is_what_the_rows_say(choosing):
+    chosen = choosing.choice(choosing.read())
+    assert choosing.TABLE.read_text() == choosing.source(chosen)
+    assert set(chosen) == gpu_choice.TRITON
+    operations = {operation for operation, _ in chosen}
+    assert "cosine_map" in operations
+    assert not {"topk_mean", "fused_score"} & operations  # measured to be slower than torch on an H200
+
+
+def test_one_slow_row_keeps_triton_from_its_class_until_it_is_measured_again(choosing, tmp_path):
+    lines = [
+        "date,device,backend,operation,shape,dtype,vs_eager",
+        *(
+            f"2026-01-0{day},card,{backend},topk_mean,B{batch} 256x256,float32,{gain}"
+            for day, backend, batch, gain in ((1, "triton", 1, 4.0), (1, "triton", 2, 0.9), (1, "compile", 1, 0.5))
+        ),
+    ]
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join(lines))
+    assert choosing.choice(choosing.read(path)) == []
+    path.write_text("\n".join([*lines, "2026-01-03,card,triton,topk_mean,B2 256x256,float32,1.1"]))
+    assert choosing.choice(choosing.read(path)) == [("topk_mean", "small")]
+    read = [
+        choosing.Row("", "", *row, 1.0)
+        for row in (
+            ("topk_mean", "B64 256x256", "float32"),
+            ("topk_mean", "B65 256x256", "float32"),
+            ("cosine_map", "B8 64x64x64", "float32"),
+            ("fused_score", "B8 64x64x64+1x1x1", "bfloat16"),
+        )
+    ]
+    counts = [choosing.bytes_read(row) for row in read]
+    assert counts == [64 * 65536 * 4, 65 * 65536 * 4, 8 * 64**3 * 8, 8 * (64**3 + 1) * 4]
+    assert [dispatch.size_class(count) for count in counts] == ["small", "large", "small", "small"]
 
 
 def test_available_backends_gives_reasons():
