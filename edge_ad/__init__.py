@@ -6,7 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edge_ad.runtime.predictor import Prediction, Predictor, load
+    from edge_ad.runtime.prediction import Prediction
+    from edge_ad.runtime.predictor import Predictor, load
 
 __version__ = "0.1.0"
 __all__ = ["Prediction", "Predictor", "__version__", "load"]

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_ad.errors import ConfigError
-from edge_ad.kernels import find_defects, topk_mean
+from edge_ad.kernels import topk_mean
+from edge_ad.runtime.boxes import defect_boxes
 from edge_ad.runtime.settings import PolicySettings, RegionSettings
 from edge_ad.runtime.verdict import Decision, DefectBox
 
 Array = npt.NDArray[np.float32]
 TOP_K = 100  # pixels in a region's score, as in the image score (eq. 6)
-MAX_BOXES = 100  # a picture that is defective all over needs no more
 
 
 @dataclass(frozen=True)
@@ -130,28 +130,8 @@ class Policy:
         self, scores: Array, regions: list[tuple[RegionSettings, tuple[slice, slice]]], size: tuple[int, int]
     ) -> tuple[DefectBox, ...]:
         """Defects in picture pixels, largest peak first."""
-        threshold = self.thresholds.pixel
-        if threshold is None:
-            return ()
         ignored = [place for region, place in regions if region.ignore]
-        if ignored:
-            scores = _without(scores, ignored)
-        if not (scores > threshold).any():
-            return ()
-        scale_y, scale_x = size[0] / scores.shape[0], size[1] / scores.shape[1]
-        defects = sorted(find_defects(scores, threshold), key=lambda defect: -defect.peak)[:MAX_BOXES]
-        return tuple(
-            DefectBox(
-                round(x * scale_x),
-                round(y * scale_y),
-                max(round(width * scale_x), 1),
-                max(round(height * scale_y), 1),
-                max(round(defect.area * scale_x * scale_y), 1),
-                float(defect.peak),
-            )
-            for defect in defects
-            for x, y, width, height in [defect.box]
-        )
+        return defect_boxes(_without(scores, ignored) if ignored else scores, self.thresholds.pixel, size)
 
 
 class Votes:

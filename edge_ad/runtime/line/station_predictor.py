@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_ad.artifact import Artifact
-from edge_ad.data.images import read_image
+from edge_ad.data.any_image import frame_of
 from edge_ad.runtime.engines.runner import Runner
 from edge_ad.runtime.line.geometry import FrameFixer, cut_tiles, merge_tiles
 from edge_ad.runtime.line.policy import Policy
-from edge_ad.runtime.predictor import Prediction, Predictor
+from edge_ad.runtime.prediction import Prediction
+from edge_ad.runtime.predictor import Predictor
 from edge_ad.runtime.settings import StationSettings
 
 
@@ -33,14 +34,14 @@ class StationPredictor(Predictor):
         self._policy = Policy(station.policy, artifact.manifest.calibration or {})
         self._straightened = straightened
 
-    def predict_batch(self, frames: Sequence[npt.NDArray[np.uint8] | str | Path]) -> list[Prediction]:
+    def predict_batch(self, frames: Sequence[Any]) -> list[Prediction]:
         """One call of the runner a frame, with all of its tiles."""
-        return [self._predict(read_image(f) if isinstance(f, (str, Path)) else f) for f in frames]
+        return [self._part(frame_of(frame)) for frame in frames]
 
-    def _predict(self, frame: npt.NDArray[np.uint8]) -> Prediction:
+    def _part(self, frame: npt.NDArray[np.uint8]) -> Prediction:
         shown = frame if self._straightened else self._fixer.apply(frame)
         size = (shown.shape[0], shown.shape[1])
         tiles = self._fixer.tiles(*size)
         score, scores = merge_tiles(self.runner(cut_tiles(shown, tiles, self.prepare)), tiles, size)
         score, scores = self._policy.part_score(score, scores, size)
-        return Prediction(score, scores, self.threshold, None if self.threshold is None else score > self.threshold)
+        return self._prediction(score, scores, shown)
