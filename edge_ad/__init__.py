@@ -6,15 +6,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edge_ad.pipeline.ablate import ablate
+    from edge_ad.pipeline.synth import synth
+    from edge_ad.pipeline.train import train
     from edge_ad.runtime.prediction import Prediction
     from edge_ad.runtime.predictor import Predictor, load
 
 __version__ = "0.1.0"
-__all__ = ["Prediction", "Predictor", "__version__", "load"]
+__all__ = ["Prediction", "Predictor", "__version__", "ablate", "load", "synth", "train"]
+
+_HOMES = {
+    "Prediction": "edge_ad.runtime.prediction",
+    **dict.fromkeys(("Predictor", "load"), "edge_ad.runtime.predictor"),
+    **{verb: f"edge_ad.pipeline.{verb}" for verb in ("ablate", "synth", "train")},
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import `load` and its friends when first used, so that `edgead --help` needs no runtime."""
-    if name in ("Prediction", "Predictor", "load"):
-        return getattr(importlib.import_module("edge_ad.runtime.predictor"), name)
+    """Import a public name when it is first used, so that `edgead --help` and `load` need no torch."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'edge_ad' has no attribute '{name}'")

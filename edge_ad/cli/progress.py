@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import time
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from edge_ad.training.processes import is_first_process
+
 LINE_SECONDS = 15.0  # between two lines where stderr is no terminal
 
 
-def is_first_process() -> bool:
-    """Whether this process is the only one of a training, or the one of several that speaks and writes."""
-    return os.environ.get("RANK", "0") == "0"  # set by torchrun and `accelerate launch`
-
-
 class TerminalProgress:
-    """A phase is a bar; its numbers (loss, images/s) stand behind it. Use it in a `with` statement."""
+    """A phase is a bar; its metrics (loss, images/s) stand behind it. Use it in a `with` statement."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False, quiet=not is_first_process())
@@ -50,12 +46,16 @@ class TerminalProgress:
         if not self.console.is_terminal:
             self.console.print(f"{name}: {total}")
 
-    def advance(self, units: int, **numbers: float) -> None:
-        """`units` more are done; show the numbers."""
-        text = "  ".join(f"{name.replace('_per_second', '/s')} {value:.3g}" for name, value in numbers.items())
+    def advance(self, units: int, **metrics: float) -> None:
+        """`units` more are done; show the metrics."""
+        text = "  ".join(f"{name.replace('_per_second', '/s')} {value:.3g}" for name, value in metrics.items())
         if self._task is not None:
             self._bars.update(self._task, advance=units, numbers=text)
         self._done += units
         if not self.console.is_terminal and time.monotonic() - self._said > LINE_SECONDS:
             self.console.print(f"{self._name}: {self._done}/{self._total}  {text}")
             self._said = time.monotonic()
+
+    def say(self, text: str, style: str = "") -> None:
+        """A line above the bars."""
+        self.console.print(text, style=style, markup=False, soft_wrap=True)

@@ -61,7 +61,7 @@ class ShardWriter:
 class WrittenTriplets:
     """The triplets of a folder that `edgead synth` wrote, as files or in shards, read when asked for.
 
-    key: a hash of the manifest, which names every triplet.
+    key: a hash of the manifest, which names every triplet. A training's `TripletSource`.
     Raises DataError when the folder has no manifest or a file in it is missing or damaged.
     """
 
@@ -83,8 +83,19 @@ class WrittenTriplets:
         self.key = hashlib.sha256(text).hexdigest()
         self._places: dict[str, dict[str, tuple[int, int]]] = {}
 
+    own_normals = True
+
     def __len__(self) -> int:
         return len(self._records)
+
+    @property
+    def count(self) -> int:
+        """How many triplets there are."""
+        return len(self._records)
+
+    def draw(self, index: int, frames: object = None) -> Triplet:
+        """Triplet `index` modulo their number; frames to draw on aren't needed."""
+        return self[index % len(self)]
 
     def __getitem__(self, number: int, /) -> Triplet:
         record = self._records[number]

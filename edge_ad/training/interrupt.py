@@ -24,16 +24,16 @@ def interrupt_between_steps() -> Iterator[Callable[[], None]]:
             raise KeyboardInterrupt
         asked = True
 
-    def look() -> None:
+    def raise_if_asked() -> None:
         if asked:
             raise KeyboardInterrupt
 
     here = threading.current_thread() is threading.main_thread()
     if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield look
+        yield raise_if_asked
         return
     signal.signal(signal.SIGINT, remember)
     try:
-        yield look
+        yield raise_if_asked
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)

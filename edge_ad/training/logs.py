@@ -13,7 +13,7 @@ EVERY = 10  # steps between two entries
 
 
 class TrainingLog:
-    """Writes a step's numbers as TensorBoard scalars, every tenth step; a context manager.
+    """Writes a step's metrics as TensorBoard scalars, every tenth step; a context manager.
 
     folder: for the event files; None writes nothing, as on all processes but the main one. first: the step that the
     run begins or resumes at; what an interrupted run logged beyond it is dropped by TensorBoard.
@@ -29,12 +29,12 @@ class TrainingLog:
             return
         self._writer = SummaryWriter(str(folder), purge_step=first or None)
 
-    def write(self, step: int, **numbers: float) -> None:
-        """The numbers of a step that is over, counted from 1."""
+    def write(self, step: int, **metrics: float) -> None:
+        """The metrics of a step that is over, counted from 1."""
         if self._writer is None or step % EVERY:
             return
         try:
-            for name, value in numbers.items():
+            for name, value in metrics.items():
                 self._writer.add_scalar(name, value, step)
         except OSError as error:  # a full disk: the curves are worth less than the training
             self._stop(error)

@@ -25,20 +25,16 @@ from edge_ad.data.samples import scan
 from edge_ad.model.detector import Detector
 from edge_ad.model.teacher import fit_image_size
 from edge_ad.model.weights import find_weights
+from edge_ad.progress import NoProgress
 from edge_ad.synthesis.dataset import NormalFrames
-from edge_ad.training.bank import LONGEST_SIDE
-from edge_ad.training.detector import DetectorTrainer, TrainedPart
-from edge_ad.training.job import triplet_maker
+from edge_ad.training.features import extract_features
+from edge_ad.training.fit import DetectorTrainer, TrainedPart
 from edge_ad.training.losses import weighted_loss
+from edge_ad.training.run import TrainingRun
+from edge_ad.training.triplets import LONGEST_SIDE, DrawnTriplets
 
 IMAGES = 16  # photos, and triplets where they are cached
 TURN = 5  # steps
-
-
-class Silent:
-    def phase(self, name: str, total: int, done: int = 0) -> None: ...
-
-    def advance(self, units: int, **numbers: float) -> None: ...
 
 
 def main() -> None:
@@ -53,13 +49,14 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     config = Config.named(options.preset).override("training", steps=10**6, triplets=IMAGES, precision="fp32")
     config = config.override("synthesis", sources=("procedural",))
-    photos = [sample.path for sample in scan(options.data).train][:IMAGES]
+    photos = scan(options.data).train[:IMAGES]
     size = fit_image_size(config.model, (384, 384))
     detector = Detector(config.model, size, find_weights(config.model.teacher, options.weights)[0])
     with tempfile.TemporaryDirectory() as folder:
-        maker = triplet_maker(config, NormalFrames(photos, LONGEST_SIDE, PhotoReader()))
-        trainer = DetectorTrainer(config, detector, photos, Path(folder) / "run", maker, Silent(), device="cpu")
-        trainer.prepare()
+        reader = PhotoReader()
+        triplets = DrawnTriplets(config, NormalFrames([sample.path for sample in photos], LONGEST_SIDE, reader))
+        run = TrainingRun(config, Path(folder) / "run", "", NoProgress(), device="cpu")
+        trainer = DetectorTrainer(run, detector, extract_features(run, detector, photos, triplets, reader))
         network = TrainedPart(detector)
         parameters = [p for p in detector.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(parameters, config.training.learning_rate)

@@ -55,8 +55,8 @@ def test_the_loss_is_the_kernels_map(backend, torch, monkeypatch, detector):
     if reason := kernels.available_backends()[backend]:
         pytest.skip(reason)
     from edge_ad.kernels import cpp_ops, torch_ops
-    from edge_ad.training.bank import Batch
-    from edge_ad.training.detector import TrainedPart
+    from edge_ad.training.feature_source import Batch
+    from edge_ad.training.fit import TrainedPart
 
     monkeypatch.setenv("EDGE_AD_BACKEND", backend)
     calls = marked(monkeypatch, cpp_ops if backend == "cpp" else torch_ops, "cosine_map")

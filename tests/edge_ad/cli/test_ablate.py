@@ -3,11 +3,12 @@ import json
 import pytest
 from safetensors.torch import save_file
 
-from edge_ad.cli.ablate import VARIANTS, parse_seeds, summary, variant
 from edge_ad.cli.ablate import command as ablate
+from edge_ad.cli.ablate import parse_seeds
 from edge_ad.config import Config
 from edge_ad.errors import ConfigError, DataError
 from edge_ad.model.weights import find_weights
+from edge_ad.pipeline.ablate import VARIANTS, summary, variant
 
 
 @pytest.mark.parametrize("name", VARIANTS)

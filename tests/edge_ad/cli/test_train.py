@@ -149,8 +149,8 @@ def test_of_two_processes_one_speaks_and_writes(preset, tmp_path, write_photos):
 
 def test_a_diffusion_model_is_used_with_the_settings_it_was_made_with(tmp_path):
     """Any other than the default one was refused, or trained on."""
-    from edge_ad.cli.train import with_diffusion_model
     from edge_ad.synthesis.diffusion import build_network, is_trained, save_model
+    from edge_ad.training.anomaly_images import with_diffusion_model
 
     made = dataclasses.replace(DiffusionConfig.at(32), steps=7, images=2, perturbation="ddim")
     (tmp_path / "ddpm").mkdir()

@@ -8,8 +8,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from edge_ad.config import Config
 from edge_ad.model.detector import Detector
-from edge_ad.training.bank import Batch
-from edge_ad.training.detector import TrainedPart
+from edge_ad.training.feature_source import Batch
+from edge_ad.training.fit import TrainedPart
 
 SIZE = (64, 96)
 

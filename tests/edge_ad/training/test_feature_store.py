@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from edge_ad.errors import DataError
-from edge_ad.training.features import FeatureStore
+from edge_ad.training.feature_store import FeatureStore
 
 ARRAYS = {"x": ((2, 3), "float32")}
 

@@ -1,0 +1,118 @@
+"""The way of a photo, step by step: from folders of good parts to an artifact that `edgead run` takes as it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edge_ad.artifact import MANIFEST, Artifact
+from edge_ad.calibrate.first_threshold import set_first_threshold
+from edge_ad.config import Config, check_device
+from edge_ad.data.samples import Sample
+from edge_ad.errors import ArtifactError
+from edge_ad.export.artifact import write_artifact
+from edge_ad.progress import NoProgress, Progress
+from edge_ad.synthesis.shards import WrittenTriplets
+from edge_ad.training.acceleration import wait_for_all_processes
+from edge_ad.training.anomaly_images import draw_anomaly_images
+from edge_ad.training.feature_source import FeatureSource
+from edge_ad.training.features import extract_features
+from edge_ad.training.fit import FitResult, fit
+from edge_ad.training.measure import measure_normals
+from edge_ad.training.new_detector import new_detector
+from edge_ad.training.photos import Photos, find_photos, split_held_out
+from edge_ad.training.processes import is_first_process
+from edge_ad.training.run import TrainingRun, run_key, work_folder
+from edge_ad.training.triplets import choose_triplets
+
+
+def train(
+    photos: str | Path | Sequence[str | Path] | Photos,
+    out: str | Path,
+    config: Config | None = None,
+    *,
+    device: str = "auto",
+    max_minutes: float | None = None,
+    weights: str | None = None,
+    ddpm: Path | None = None,
+    triplets: Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Artifact:
+    """The artifact of a detector trained on photos of good parts: weights, an ONNX graph, and a first threshold.
+
+    photos: folders, or what find_photos gave. config: the `edge` preset by default. max_minutes: for everything; at
+    most half of it goes to a diffusion model. weights: the teacher's, as `find_weights` takes them. ddpm: folder of a
+    diffusion model to use or go on training. triplets: folder of written triplets, instead of drawing any.
+    resume: go on where an interrupted run of the same settings, photos and weights stopped.
+    Raises DataError for a folder without usable photos or for too few, ConfigError for settings that can't be,
+    ArtifactError when `out` is something else than an artifact.
+    """
+    began = time.monotonic()
+    progress = progress or NoProgress()
+    config = config or Config.named("edge")
+    out = Path(out)
+    check_output(out)
+    check_device(device)
+    written = None if triplets is None else WrittenTriplets(triplets)
+    if not isinstance(photos, Photos):
+        photos = find_photos([photos] if isinstance(photos, str | Path) else photos)
+    generated = None
+    if written is None:
+        generated, _ = draw_anomaly_images(
+            photos,
+            config.synthesis,
+            ddpm or work_folder(out, "ddpm"),
+            progress,
+            seed=config.training.seed,
+            max_minutes=None if max_minutes is None else max_minutes / 2,
+            device=device,
+        )
+    source = choose_triplets(config, photos, generated, written)
+    detector, teacher = new_detector(config, photos.median_size(), weights)
+    normals, held_out = split_held_out(photos.samples, config.training.held_out, config.training.seed)
+    if max_minutes is not None:
+        max_minutes -= (time.monotonic() - began) / 60
+    key = run_key(config, photos.samples, source, teacher.sha256)
+    run = TrainingRun(config, work_folder(out), key, progress, device=device, max_minutes=max_minutes, resume=resume)
+    features = extract_features(run, detector, normals, source, photos.reader)
+    fitted = fit(run, detector, features)
+    measure_normals(run, detector, held_out, photos.reader)
+    if is_first_process():
+        record = _record(run, fitted, normals, held_out, features, photos)
+        progress.phase("writing the artifact", 1)
+        artifact = write_artifact(out, detector, config, teacher, normals, photos.categories, record)
+        set_first_threshold(artifact, held_out, photos.reader, progress)
+        run.clean_up()
+    wait_for_all_processes()
+    return Artifact.open(out)
+
+
+def _record(
+    run: TrainingRun,
+    fitted: FitResult,
+    normals: Sequence[Sample],
+    held_out: Sequence[Sample],
+    features: FeatureSource,
+    photos: Photos,
+) -> dict[str, Any]:
+    """What the manifest says about the training."""
+    return {
+        "steps": fitted.steps,
+        "seconds": run.elapsed(),
+        "images_per_second": fitted.images_per_second,
+        "losses": fitted.losses,
+        "normals": len(normals),
+        "held_out": len(held_out),
+        "triplets": features.cached_triplets,
+        "seed": run.config.training.seed,
+        "skipped": len(photos.skipped),
+    }
+
+
+def check_output(out: Path) -> None:
+    """ArtifactError, before any work is done, when `out` is something that must not be replaced."""
+    if out.exists() and not (out / MANIFEST).exists() and (out.is_file() or any(out.iterdir())):
+        raise ArtifactError(f"{out} exists and is no artifact", "choose another --out folder")

@@ -1,0 +1,129 @@
+"""What a training step reads, as batches of teacher features; here by running the teacher in each step."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from edge_ad.data.images import preprocess
+from edge_ad.data.loader import PhotoReader
+from edge_ad.data.samples import Sample
+from edge_ad.model.detector import Detector
+from edge_ad.model.head import UPSCALE
+from edge_ad.synthesis.dataset import NormalFrames
+from edge_ad.training.run import TrainingRun
+from edge_ad.training.triplets import LONGEST_SIDE, TripletSource
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's input. clean and corrupt: teacher features [B, G, C, h, w] of I and of A; masks [B, 2h, 2w]
+    in 0..1; images [B, 3, H, W] of A for a separate student encoder; recalled [B, N, G*C] for a memory decoder."""
+
+    clean: torch.Tensor
+    corrupt: torch.Tensor
+    masks: torch.Tensor
+    images: torch.Tensor | None = None
+    recalled: torch.Tensor | None = None
+
+
+class FeatureSource(ABC):
+    """Batches of normals and triplets by number.
+
+    samples: the normals. prefetch: whether threads that assemble batches ahead are of use.
+    """
+
+    prefetch = True
+
+    def __init__(
+        self,
+        run: TrainingRun,
+        detector: Detector,
+        samples: Sequence[Sample],
+        triplets: TripletSource,
+        reader: PhotoReader,
+    ) -> None:
+        self.samples = list(samples)
+        self._config, self._detector, self._source, self._reader = run.config, detector, triplets, reader
+        self._accelerator = run.accelerator
+        grid = detector.teacher.grid
+        self._mask_size = (grid[0] * UPSCALE, grid[1] * UPSCALE)
+
+    @property
+    def pool(self) -> int:
+        """How many different triplets a batch may ask for."""
+        return 2**31 - 1
+
+    @property
+    def cached_triplets(self) -> int:
+        """How many triplets' features are on disk."""
+        return 0
+
+    @abstractmethod
+    def assemble(self, indices: Sequence[int], defective: Sequence[bool]) -> dict[str, Array]:
+        """Rows of a batch in memory, without the GPU: row i is triplet indices[i] where defective[i], else normal
+        indices[i] modulo their number."""
+
+    @abstractmethod
+    def batch(self, rows: dict[str, Array]) -> Batch:
+        """The assembled rows as a batch on the training device."""
+
+    def _normal(self, index: int) -> Array:
+        """Normal image [3, H, W] float32, ready for the teacher."""
+        return self._prepare(self._reader.read(self.samples[index].path))
+
+    def _triplet(self, index: int) -> tuple[Array, Array, Array]:
+        """Normal and defective image [3, H, W] float32, and the mask [2h, 2w] as shares 0..1, of triplet `index`."""
+        frames = NormalFrames([sample.path for sample in self.samples], LONGEST_SIDE, self._reader)
+        triplet = self._source.draw(index, frames)
+        height, width = self._mask_size
+        mask = cv2.resize(triplet.mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+        return self._prepare(triplet.normal), self._prepare(triplet.defective), mask
+
+    def _extract(self, images: torch.Tensor) -> torch.Tensor:
+        """Teacher features [B, G, C, h, w] float32 of images [B, 3, H, W], computed in the training's precision."""
+        # no inference mode: its tensors can't be kept for a student's gradient
+        with self._accelerator.autocast(), torch.no_grad():
+            features: torch.Tensor = self._detector.teacher(images)
+        return features.float()
+
+    def _tensor(self, rows: Array | Sequence[Array]) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(rows)).to(self._accelerator.device).float()
+
+    def _prepare(self, frame: Array) -> Array:
+        model = self._config.model
+        return preprocess(frame, self._detector.image_size, model.mean, model.std)
+
+
+class OnlineFeatures(FeatureSource):
+    """New triplets in every step, and the teacher run on both images; for a student encoder of its own."""
+
+    def assemble(self, indices: Sequence[int], defective: Sequence[bool]) -> dict[str, Array]:
+        """Pictures of a batch; the triplet of an index is drawn anew, with the index as its seed."""
+        normals, images, masks = [], [], []
+        for index, bad in zip(indices, defective, strict=True):
+            if bad:
+                normal, image, mask = self._triplet(index)
+            else:
+                normal = image = self._normal(index % len(self.samples))
+                mask = np.zeros(self._mask_size, np.float32)
+            normals.append(normal)
+            images.append(image)
+            masks.append(mask)
+        rows = {"images": np.stack(images), "masks": np.stack(masks)}
+        return {**rows, "normals": np.stack(normals)} if any(defective) else rows
+
+    def batch(self, rows: dict[str, Array]) -> Batch:
+        """The batch on the training device, with the teacher's features."""
+        images = self._tensor(rows["images"])
+        corrupt = self._extract(images)
+        clean = self._extract(self._tensor(rows["normals"])) if "normals" in rows else corrupt
+        return Batch(clean, corrupt, self._tensor(rows["masks"]), images=images)

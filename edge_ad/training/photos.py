@@ -1,0 +1,76 @@
+"""Scan: the photos of good parts that a detector is trained on, found and decoded once for all steps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edge_ad.data.loader import PhotoReader
+from edge_ad.data.samples import Dataset, Problem, Sample, scan
+from edge_ad.errors import DataError
+from edge_ad.synthesis.dataset import NormalFrames
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Usable photos of good parts, each once, and the reader that keeps them decoded.
+
+    sizes: (H, W) in pixels of each sample. skipped: photos that can't be used, and why.
+    """
+
+    samples: tuple[Sample, ...]
+    sizes: tuple[tuple[int, int], ...]
+    skipped: tuple[Problem, ...]
+    reader: PhotoReader
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Names of the products, sorted."""
+        return tuple(sorted({sample.category for sample in self.samples}))
+
+    def frames(self, side: int) -> NormalFrames:
+        """The photos by number, their longest side at most `side` pixels."""
+        return NormalFrames([sample.path for sample in self.samples], side, self.reader)
+
+    def median_size(self) -> tuple[int, int]:
+        """Median (H, W) of the photos."""
+        height, width = np.median(np.array(self.sizes), axis=0)
+        return round(float(height)), round(float(width))
+
+
+def find_photos(folders: Sequence[str | Path | Dataset]) -> Photos:
+    """The photos to train on of folders or scanned data sets; DataError when one of them has none."""
+    reader = PhotoReader()
+    found: dict[Path, tuple[Sample, tuple[int, int]]] = {}
+    skipped: list[Problem] = []
+    for folder in folders:
+        dataset = folder if isinstance(folder, Dataset) else scan(folder)
+        usable, problems = reader.usable(dataset.train)
+        if not usable:
+            where = dataset.name if isinstance(folder, Dataset) else folder
+            raise DataError(f"no usable photos of good parts in {where}", "`edgead check FOLDER` says what is there")
+        for one in usable:
+            found.setdefault(one.sample.path.resolve(), (one.sample, one.size))
+        skipped += problems
+    samples, sizes = zip(*found.values(), strict=True)
+    return Photos(samples, sizes, tuple(skipped), reader)
+
+
+def split_held_out(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
+    """Normals to train on, and those kept for the first threshold: of each category at least 4, at most half."""
+    left: dict[str, int] = {}
+    for name, count in Counter(sample.category for sample in samples).items():
+        if count < 2:
+            raise DataError(f"{count} usable photo(s) of good parts of {name}", "give at least 2, better 50 or more")
+        left[name] = min(count // 2, max(4, round(share * count)))
+    fit: list[Sample] = []
+    held: list[Sample] = []
+    for index in np.random.default_rng(seed).permutation(len(samples)):
+        sample = samples[index]
+        left[sample.category] -= 1
+        (held if left[sample.category] >= 0 else fit).append(sample)
+    return fit, held
