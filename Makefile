@@ -1,23 +1,28 @@
-# Two commands do everything: `make demo` runs the main job, `make test` installs and passes the tests.
-# Each creates .venv here and reuses it.
+# `make help` names the commands. Each creates .venv here and reuses it.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard kernels/csrc/*)
 
-.PHONY: demo test lint clean
+.PHONY: help demo test lint architecture clean
 .DELETE_ON_ERROR:
 
-demo: $(VENV)/.train
+help: ## Name the commands.
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-14s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.train ## Run the main job on real pictures; DATA=FOLDER for a category of your own.
 	$(BIN)/edgead demo --out demo $(if $(DATA),--data $(DATA))
 
-test: lint
+test: lint ## Install, lint and run the tests; ARGS=... for pytest.
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(VENV)/.dev
+lint: $(VENV)/.dev ## Check style and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+architecture: $(VENV)/.dev ## Count lines and arrows between rooms, and draw docs/architecture.svg anew.
+	$(BIN)/python tests/benchmarks/architecture.py --svg docs/architecture.svg
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
@@ -32,5 +37,5 @@ $(VENV)/.dev: $(SOURCES) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.train
 
-clean:
+clean: ## Remove .venv and what was built.
 	rm -rf $(VENV) build *.egg-info
