@@ -116,3 +116,11 @@ def test_the_extras_exist(page):
     project = (ROOT / "pyproject.toml").read_text()
     for extra in re.findall(r"'(?:\.|edge-ad)\[([a-z]+)\]'", PAGES[page]):
         assert f"\n{extra} = [" in project
+
+
+def test_the_picture_of_the_architecture_shows_the_present_imports():
+    spec = importlib.util.spec_from_file_location("architecture", ROOT / "tests" / "benchmarks" / "architecture.py")
+    architecture = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(architecture)
+    drawn = (ROOT / "docs" / "architecture.svg").read_text(encoding="utf-8")
+    assert drawn == architecture.picture(architecture.sources()), "make architecture draws it anew"
