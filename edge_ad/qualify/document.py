@@ -1,0 +1,154 @@
+"""A document of headings, paragraphs, tables and charts, written as one HTML file and as PDF pages."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from fpdf import FPDF
+from fpdf.fonts import FontFace
+
+
+@dataclass(frozen=True)
+class Block:
+    """kind: title, heading, text, warning, list, table, chart or page (begins a new one in print).
+
+    rows: a table's, the first its head, or a list's items. chart: PNG bytes, with `text` as its caption.
+    """
+
+    kind: str
+    text: str = ""
+    rows: Sequence[Sequence[str]] = ()
+    chart: bytes = b""
+
+
+@dataclass
+class Document:
+    """Blocks in reading order."""
+
+    name: str
+    blocks: list[Block] = field(default_factory=list)
+
+    def add(self, kind: str, text: str = "", rows: Sequence[Sequence[Any]] = (), chart: bytes = b"") -> None:
+        """Append a block; a table's cells become text."""
+        self.blocks.append(Block(kind, text, [[str(cell) for cell in row] for row in rows], chart))
+
+    def to_html(self) -> str:
+        """The page; it refers to nothing outside of it."""
+        body = "\n".join(_html(block) for block in self.blocks)
+        return _PAGE.replace("{title}", html.escape(self.name)).replace("{body}", body)
+
+    def to_pdf(self) -> bytes:
+        """A4 pages with the same content."""
+        pdf = _Pages(self.name)
+        for block in self.blocks:
+            pdf.block(block)
+        return bytes(pdf.output())
+
+
+def _html(block: Block) -> str:
+    text = html.escape(block.text)
+    if block.kind == "table":
+        head, *rows = block.rows
+        lines = "".join(f"<tr>{''.join(f'<td>{html.escape(c)}</td>' for c in row)}</tr>" for row in rows)
+        top = "".join(f"<th>{html.escape(c)}</th>" for c in head)
+        caption = f"<caption>{text}</caption>" if text else ""
+        return f"<div class='wide'><table>{caption}<tr>{top}</tr>{lines}</table></div>"
+    if block.kind == "list":
+        return f"<ul>{''.join(f'<li>{html.escape(row[0])}</li>' for row in block.rows)}</ul>"
+    if block.kind == "chart":
+        data = base64.b64encode(block.chart).decode()
+        return (
+            f"<figure><img src='data:image/png;base64,{data}' alt='{text}'><figcaption>{text}</figcaption></figure>"
+        )
+    tags = {"title": "h1", "heading": "h2", "text": "p", "page": "hr"}
+    if block.kind == "warning":
+        return f"<p class='warning'>{text}</p>"
+    tag = tags[block.kind]
+    return "<hr>" if tag == "hr" else f"<{tag}>{text}</{tag}>"
+
+
+class _Pages(FPDF):
+    """A4 with a running foot; the font is matplotlib's, which has the signs of statistics."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+        self.add_font("sans", "", fonts / "DejaVuSans.ttf")
+        self.add_font("sans", "B", fonts / "DejaVuSans-Bold.ttf")
+        self.set_auto_page_break(True, 18)
+        self.set_title(name)
+        self.add_page()
+
+    def footer(self) -> None:
+        """Name and page number."""
+        self.set_y(-13)
+        self.set_font("sans", "", 7)
+        self.cell(0, 5, f"{self.name} - page {self.page_no()} of {{nb}}", align="C")
+
+    def block(self, block: Block) -> None:
+        """Write one block."""
+        if block.kind == "page":
+            self.add_page()
+        elif block.kind == "chart":
+            self._chart(block)
+        elif block.kind == "table":
+            self._table(block)
+        elif block.kind == "list":
+            for row in block.rows:
+                self._lines(f"•  {row[0]}", "", 9)
+        else:
+            style, size = {"title": ("B", 17), "heading": ("B", 13), "warning": ("B", 9)}.get(block.kind, ("", 9))
+            if block.kind == "heading":
+                self.ln(3)
+            if block.kind == "warning":
+                self.set_text_color(176, 32, 42)
+            self._lines(block.text, style, size)
+            self.set_text_color(0)
+
+    def _lines(self, text: str, style: str, size: float) -> None:
+        self.set_font("sans", style, size)
+        self.multi_cell(0, size * 0.5, text, new_x="LMARGIN", new_y="NEXT", align="L")
+        self.ln(1.2)
+
+    def _table(self, block: Block) -> None:
+        if block.text:
+            self._lines(block.text, "B", 8)
+        self.set_font("sans", "", 7)
+        widths = [max(4, min(40, max(len(row[i]) for row in block.rows))) for i in range(len(block.rows[0]))]
+        with self.table(
+            borders_layout="HORIZONTAL_LINES", line_height=4, col_widths=tuple(widths), text_align="LEFT",
+            headings_style=FontFace(emphasis="BOLD"), padding=0.6,
+        ) as table:  # fmt: skip
+            for row in block.rows:
+                cells = table.row()
+                for cell in row:
+                    cells.cell(cell)
+        self.ln(2)
+
+    def _chart(self, block: Block) -> None:
+        picture = io.BytesIO(block.chart)
+        self.image(picture, w=min(self.epw, 165), keep_aspect_ratio=True, x="C")
+        self._lines(block.text, "", 8)
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><style>
+body{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:1000px;margin:1.5em auto;padding:0 1em}
+h2{border-bottom:2px solid #ddd;margin-top:2em}hr{border:0;margin:2em 0}
+table{border-collapse:collapse;margin:.6em 0;font-size:14px}caption{text-align:left;font-weight:600;padding:.3em 0}
+th,td{padding:.25em .7em;text-align:left;border-bottom:1px solid #e4e4e4;vertical-align:top;overflow-wrap:anywhere}
+.wide{overflow-x:auto}figure{margin:1em 0}figure img{max-width:100%}figcaption{font-size:14px;color:#444}
+.warning{border-left:5px solid #c5303a;background:#fbeaea;padding:.5em 1em}
+</style></head><body>
+{body}
+</body></html>
+"""

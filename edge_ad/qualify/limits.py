@@ -1,0 +1,207 @@
+"""The detection limit: from real defects with masks, and from test marks of exact size put onto good parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_ad.calibrate.threshold import clopper_pearson
+from edge_ad.data.images import Frame, fit_mask, read_image, read_mask
+from edge_ad.errors import DataError
+from edge_ad.qualify.pod import fit_hit_miss, fit_response
+from edge_ad.qualify.probes import CONTRASTS, KINDS, Probe, draw_probe, hair_width, is_rim, measure_defect, places_on
+from edge_ad.qualify.subject import Subject, canvas
+
+SMALLEST, LARGEST = 2.0, 0.35  # sizes tried: pixels; share of the picture's shorter side
+LADDER = 9  # sizes of the map, from smallest to largest
+CELLS = 8  # of the map, along the part's longer side
+MAP_PHOTOS = 3  # marks put at each place of the map
+
+
+class Trial(NamedTuple):
+    """One defect shown once."""
+
+    size: float
+    contrast: float
+    score: float
+    rim: bool
+
+
+def real_defects(subject: Subject) -> dict[str, Any]:
+    """By kind: how many were rejected, with bounds, and the limit over their length where masks tell it."""
+    kinds: dict[str, list[tuple[float, Any]]] = {}
+    left_out: list[str] = []
+    for sample in subject.bad:
+        try:
+            frame = read_image(sample.path)
+            mask = (
+                None
+                if sample.mask_path is None
+                else fit_mask(read_mask(sample.mask_path), frame.shape[:2], sample.path)
+            )
+        except DataError as error:
+            left_out.append(error.message)
+            continue
+        score = float(subject.scores([frame])[0])
+        kinds.setdefault(sample.kind, []).append((score, None if mask is None else measure_defect(frame, mask)))
+    every = [one for found in kinds.values() for one in found]
+    tables = {kind: _kind(found, subject.threshold) for kind, found in sorted(kinds.items())}
+    if len(tables) > 1:
+        tables = {"all kinds": _kind(every, subject.threshold)} | tables
+    return {"kinds": tables, "parts": len(every), "left_out": left_out}
+
+
+def _kind(found: Sequence[tuple[float, Any]], threshold: float) -> dict[str, Any]:
+    hits = [score > threshold for score, _ in found]
+    missed = len(hits) - sum(hits)
+    table: dict[str, Any] = {
+        "parts": len(hits),
+        "missed": missed,
+        "miss_rate": missed / len(hits),
+        "miss_bound": clopper_pearson(missed, len(hits))[1],
+    }
+    sized = [(score, size) for score, size in found if size is not None]
+    if sized:
+        lengths, contrasts = [size.length for _, size in sized], [size.contrast for _, size in sized]
+        table |= {
+            "limit": asdict(fit_hit_miss(lengths, [score > threshold for score, _ in sized])),
+            "sizes": lengths,
+            "found": [score > threshold for score, _ in sized],
+            "contrasts": contrasts,
+            "median_width": float(np.median([size.width for _, size in sized])),
+            "median_contrast": float(np.median(contrasts)),
+        }
+    return table
+
+
+def probe_limits(subject: Subject, trials: int = 60) -> dict[str, Any]:
+    """By kind of mark and contrast: the limit over size, from hits and misses and from the scores; then by region.
+
+    Marks lie at random places of the part, each trial on the next photo. Sizes are drawn log-uniformly between half
+    the largest size that a pilot never found and twice the smallest it always found; the pilot is not counted.
+    """
+    accepted = _accepted(subject)
+    rng = np.random.default_rng(subject.seed)
+    rows, pooled = [], []
+    for kind in KINDS:
+        for contrast in CONTRASTS:
+            low, high = _pilot(subject, accepted, kind, contrast, rng)
+            sizes = np.exp(rng.uniform(math.log(low), math.log(high), trials))
+            found = _tried(subject, accepted, kind, sizes, contrast, rng)
+            rows.append(
+                {"kind": kind, "contrast": contrast, **_fits(found, subject.threshold), **_points(found, subject)}
+            )
+            pooled += [(kind, contrast, trial) for trial in found]
+    regions = []
+    for kind in KINDS:
+        for name, rim in (("inside", False), ("rim", True)):
+            chosen = [t for k, c, t in pooled if k == kind and c == CONTRASTS[-1] and t.rim == rim]
+            if chosen:
+                regions.append(
+                    {"kind": kind, "region": name, "contrast": CONTRASTS[-1], **_fits(chosen, subject.threshold)}
+                )
+    frame = canvas(accepted[0])[0]
+    return {
+        "rows": rows,
+        "regions": regions,
+        "photos": len(accepted),
+        "photos_left_out": len(subject.chosen(subject.good)) - len(accepted),
+        "hair_width": hair_width(frame.shape),
+        "picture": list(frame.shape[:2]),
+    }
+
+
+def probe_map(subject: Subject, contrast: float = CONTRASTS[1]) -> dict[str, Any]:
+    """The smallest spot found at each place of the part, on all of a few photos, by bisecting a ladder of sizes."""
+    accepted = _accepted(subject)
+    frame, inside = canvas(accepted[0])
+    size = (frame.shape[0], frame.shape[1])
+    ladder = np.geomspace(SMALLEST, LARGEST * min(size), LADDER)
+    places = []
+    for number, (y, x) in enumerate(places_on(inside, size, CELLS)):
+        photos = [accepted[(number + i * 7) % len(accepted)] for i in range(min(MAP_PHOTOS, len(accepted)))]
+        low, high = 0, len(ladder)  # ladder[high] is found (past the end: nothing is); below low nothing is
+        while low < high:
+            middle = (low + high) // 2
+            marks = (draw_probe(canvas(photo)[0], Probe("spot", ladder[middle], contrast, y, x)) for photo in photos)
+            if (subject.scores(marks) > subject.threshold).all():
+                high = middle
+            else:
+                low = middle + 1
+        places.append(
+            {"y": y, "x": x, "smallest": float(ladder[low]) if low < len(ladder) else None, "photos": len(photos)}
+        )
+    return {
+        "contrast": contrast,
+        "places": places,
+        "ladder": [float(v) for v in ladder],
+        "picture": list(size),
+        "photo": str(accepted[0]),
+    }
+
+
+def _accepted(subject: Subject) -> list[Path]:
+    """The good photos that the detector accepts as they are: a mark on another one would not be what is found."""
+    chosen = subject.chosen(subject.good)
+    scores = subject.scores(canvas(path)[0] for path in chosen)
+    accepted = [path for path, score in zip(chosen, scores, strict=True) if score <= subject.threshold]
+    if not accepted:
+        raise DataError(
+            f"all {len(chosen)} good photos are rejected as they are", "calibrate the artifact: edgead calibrate"
+        )
+    return accepted
+
+
+def _pilot(
+    subject: Subject, photos: Sequence[Path], kind: str, contrast: float, rng: np.random.Generator
+) -> tuple[float, float]:
+    frame = canvas(photos[0])[0]
+    ladder = np.geomspace(SMALLEST, LARGEST * min(frame.shape[:2]), 7)
+    found = _tried(subject, photos, kind, np.repeat(ladder, 3), contrast, rng)
+    hits = np.array([trial.score > subject.threshold for trial in found]).reshape(-1, 3).sum(1)
+    never = [size for size, count in zip(ladder, hits, strict=True) if count == 0]
+    always = [size for i, size in enumerate(ladder) if (hits[i:] == 3).all()]
+    low = max(SMALLEST, (max(never) if never else ladder[0]) / 2)
+    high = min(ladder[-1], 2 * (always[0] if always else ladder[-1]))
+    return float(low), float(max(high, 1.5 * low))
+
+
+def _tried(
+    subject: Subject,
+    photos: Sequence[Path],
+    kind: str,
+    sizes: npt.NDArray[np.float64],
+    contrast: float,
+    rng: np.random.Generator,
+) -> list[Trial]:
+    rims: list[bool] = []
+
+    def frames() -> Iterable[Frame]:
+        for number, size in enumerate(sizes):
+            frame, inside = canvas(photos[number % len(photos)])
+            where = np.flatnonzero(np.ones(frame.shape[:2], bool) if inside is None else inside)
+            y, x = divmod(int(rng.choice(where)), frame.shape[1])
+            rims.append(bool(is_rim(inside, (frame.shape[0], frame.shape[1]))[y, x]))
+            width = hair_width(frame.shape)
+            yield draw_probe(frame, Probe(kind, float(size), contrast, y, x, rng.uniform(0, math.pi), width))
+
+    scores = subject.scores(frames())
+    return [Trial(float(s), contrast, float(score), rim) for s, score, rim in zip(sizes, scores, rims, strict=True)]
+
+
+def _fits(found: Sequence[Trial], threshold: float) -> dict[str, Any]:
+    sizes, scores = [trial.size for trial in found], [trial.score for trial in found]
+    return {
+        "limit": asdict(fit_hit_miss(sizes, [score > threshold for score in scores])),
+        "from_scores": asdict(fit_response(sizes, scores, threshold)),
+    }
+
+
+def _points(found: Sequence[Trial], subject: Subject) -> dict[str, Any]:
+    return {"sizes": [t.size for t in found], "found": [t.score > subject.threshold for t in found]}

@@ -1,0 +1,177 @@
+"""All studies of one detector, one after the other, and the files they are written to."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edge_ad.artifact import Artifact, photo_key, write_atomically
+from edge_ad.data.samples import Sample, scan
+from edge_ad.errors import ConfigError, DataError
+from edge_ad.qualify import limits, strain, study
+from edge_ad.qualify.identity import identity, sealed
+from edge_ad.qualify.report import summary, write_document
+from edge_ad.qualify.subject import Subject
+from edge_ad.runtime.engines.runner import choose_precision, open_runner
+from edge_ad.runtime.line.station_predictor import StationPredictor
+from edge_ad.runtime.predictor import Predictor
+from edge_ad.runtime.products import calibration_for
+from edge_ad.runtime.settings import read_settings
+
+SKIPPABLE = ("probes", "map", "robustness", "speed")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to qualify with; the command line's options, in its order."""
+
+    good: Path
+    bad: Path | None = None
+    repeats: Path | None = None
+    mm_per_pixel: float | None = None
+    cycle_ms: float | None = None
+    stations: int = 1
+    photos: int = 40
+    trials: int = 60
+    settings: Path | None = None
+    station: str = ""
+    product: str = ""
+    skip: tuple[str, ...] = ()
+    sign: Path | None = None
+    backend: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.skip) - set(SKIPPABLE))
+        if unknown:
+            raise ConfigError(f"--skip {','.join(unknown)}", f"studies that can be left out: {', '.join(SKIPPABLE)}")
+
+
+def qualify(
+    artifact: Path,
+    wanted: Wanted,
+    *,
+    say: Callable[[str], None] = lambda text: None,
+    advance: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """The sealed report. say: told of each study as it begins; advance: of each frame.
+
+    Raises DataError without good photos that training never saw, ConfigError without a calibrated threshold.
+    """
+    opened = Artifact.open(artifact)
+    good, trained = _unseen(opened, wanted.good)
+    bad = [] if wanted.bad is None else _defective(wanted.bad)
+    parts = [] if wanted.repeats is None else study.read_repeats(wanted.repeats)
+    with _predictor(opened, wanted) as predictor:
+        if predictor.threshold is None:
+            raise ConfigError("the artifact has no threshold", "run `edgead calibrate` first")
+        subject = Subject(predictor, predictor.threshold, [s.path for s in good], bad, wanted.photos, advance=advance)
+        calibration = calibration_for(
+            opened.manifest, wanted.product or ("all" if len(opened.manifest.classes) > 1 else "")
+        )
+        report: dict[str, Any] = {
+            "format": 1,
+            "threshold": predictor.threshold,
+            "mm_per_pixel": wanted.mm_per_pixel,
+            "good_left_out": trained,
+            "identity": identity(opened, predictor.runner, {
+                "good": subject.good, "bad": [s.path for s in bad],
+                "repeats": [photo for _, _, shots in parts for photo in shots],
+            }),
+        }  # fmt: skip
+        products = [s.category for s in good] if len(opened.manifest.classes) > 1 else ()
+        studies: dict[str, Callable[[], Any]] = {
+            "false_alarms": lambda: study.false_alarms(subject, calibration, products),
+            "real": lambda: limits.real_defects(subject) if bad else None,
+            "steadiness": lambda: study.steadiness(subject, parts) if parts else None,
+            "probes": lambda: limits.probe_limits(subject, wanted.trials),
+            "map": lambda: limits.probe_map(subject),
+            "robustness": lambda: strain.robustness(subject, calibration.get("false_alarm_rate"), _seen_spot(report)),
+            "speed": lambda: study.speed(replace(subject, advance=lambda: None), wanted.cycle_ms, wanted.stations),
+        }
+        for name, measure in studies.items():
+            if name not in wanted.skip:
+                say(name.replace("_", " "))
+                report[name] = measure()
+    return sealed(report, wanted.sign)
+
+
+def write_report(report: Mapping[str, Any], out: Path) -> list[str]:
+    """Write report.json, report.html and report.pdf into the folder; the summary's lines come back."""
+    out.mkdir(parents=True, exist_ok=True)
+    document = write_document(report)
+    write_atomically(out / "report.json", json.dumps(report, indent=1).encode())
+    write_atomically(out / "report.html", document.to_html().encode())
+    write_atomically(out / "report.pdf", document.to_pdf())
+    scale = report["mm_per_pixel"]
+    return summary(report, scale or 1.0, "mm" if scale else "pixels")
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """A report.json; DataError where it is none."""
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(report, dict) or "sha256" not in report:
+            raise ValueError("no report of edgead qualify")
+    except (OSError, ValueError) as error:
+        raise DataError(f"can't read {path}: {error}", "name a report.json that `edgead qualify` wrote") from error
+    return report
+
+
+def _predictor(artifact: Artifact, wanted: Wanted) -> Predictor:
+    precision, backend = wanted.precision, wanted.backend
+    place = None
+    if wanted.settings is not None:
+        settings = read_settings(wanted.settings)
+        found = [one for one in settings.station if wanted.station in ("", one.name)]
+        if len(found) != 1:
+            raise ConfigError(
+                f"{wanted.settings} has the stations {', '.join(one.name for one in settings.station)}",
+                "choose one of them with --station",
+            )
+        place = found[0]
+        backend = settings.engine.backend if backend == "auto" else backend
+        precision = settings.engine.precision if precision == "auto" else precision
+    runner = open_runner(artifact, backend, choose_precision(artifact, precision), wanted.threads)
+    return Predictor(artifact, runner, wanted.product) if place is None else StationPredictor(artifact, runner, place)
+
+
+def _unseen(artifact: Artifact, folder: Path) -> tuple[list[Sample], int]:
+    """Good photos that training didn't see, and how many it did."""
+    samples = scan(folder).normals
+    known = artifact.trained_on()
+    if known is None:
+        log.warning(
+            "this artifact keeps no record of its training photos: make sure that none of these is among them"
+        )
+        return list(samples), 0
+    unseen = [sample for sample in samples if photo_key(sample.path) not in known]
+    if not unseen:
+        raise DataError(
+            f"all {len(samples)} good photos in {folder} were trained on",
+            "take photos of good parts that training never saw",
+        )
+    return unseen, len(samples) - len(unseen)
+
+
+def _defective(folder: Path) -> list[Sample]:
+    """Every defective photo of the folder; all its photos where none is said to be (the folder is the kind)."""
+    samples = scan(folder).samples
+    bad = [sample for sample in samples if sample.label]
+    if bad:
+        return bad
+    return [replace(sample, label=1, kind=folder.resolve().name) for sample in samples]
+
+
+def _seen_spot(report: Mapping[str, Any]) -> float:
+    """A spot that is found when nothing is disturbed: half again the limit of the strongest contrast."""
+    rows = (report.get("probes") or {}).get("rows") or []
+    limits_found = [row["limit"] for row in rows if row["kind"] == "spot"]
+    known = limits_found[-1] if limits_found else {}
+    return 1.5 * float(known.get("a90") or known.get("largest") or 12.0)
