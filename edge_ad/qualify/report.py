@@ -85,7 +85,8 @@ def summary(report: Mapping[str, Any], unit: float, name: str) -> list[str]:
             if row["contrast"] == 50:
                 limit = _limit_text(row["limit"], unit, name)
                 lines.append(
-                    f"Test marks, {row['kind']}, 50 gray levels of contrast: {limit}. An optical limit, not a miss rate."
+                    f"Test marks, {row['kind']}, 50 gray levels of contrast: {limit}. "
+                    "An optical limit, not a miss rate."
                 )
     if report.get("false_alarms"):
         lines.append("False alarms: " + _alarm_text(report["false_alarms"]))

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from edge_ad.data.images import Frame, read_image
 from edge_ad.data.loader import batches
 from edge_ad.data.samples import Sample
-from edge_ad.runtime.predictor import Prediction, Predictor
+from edge_ad.runtime.prediction import Prediction
+from edge_ad.runtime.predictor import Predictor
 from edge_ad.synthesis.foreground import find_foreground
 
 
