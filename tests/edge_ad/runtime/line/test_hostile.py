@@ -150,8 +150,8 @@ def test_a_huge_picture_gets_an_overlay_that_fits_into_memory(tmp_path):
 @pytest.mark.parametrize(
     "frame",
     [
-        np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8), np.uint16), np.zeros((8, 8, 3)),
-        np.zeros((0, 8, 3), np.uint8), np.zeros(8, np.uint8), [[0]], None, "no\0file", "nofile.png",
+        np.zeros((8, 8, 2), np.uint8), np.zeros((8, 8), np.int64), np.full((8, 8, 3), np.nan),
+        np.zeros((0, 8, 3), np.uint8), np.zeros(8, np.uint8), None, 5, "no\0file", "nofile.png",
     ],
 )  # fmt: skip
 def test_predict_names_what_it_cannot_use(line_artifact, frame):
