@@ -27,22 +27,22 @@ class Scores(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What the line wants: a false-alarm rate (0..1), perhaps with a confidence, perhaps extrapolated."""
+class ThresholdRequest:
+    """What was asked of a threshold: a false-alarm rate 0..1, a confidence 0..1 or None, whether to extrapolate."""
 
     false_alarm_rate: float
     confidence: float | None = None
     tail_fit: bool = False
 
     def threshold(self, scores: npt.NDArray[np.float64]) -> Threshold:
-        """The threshold that fulfils it; DataError when the scores don't allow the promise."""
+        """The threshold that keeps the requested rate; DataError when the scores are too few to promise it."""
         if self.tail_fit:
             return tail_threshold(scores, self.false_alarm_rate)
         return conformal_threshold(scores, self.false_alarm_rate, self.confidence)
 
 
-class Trade(NamedTuple):
-    """One row of the sensitivity view: what a false-alarm rate costs in missed defects (rates 0..1).
+class OperatingPoint(NamedTuple):
+    """A threshold with its false-alarm rate and the share of synthetic defects it misses (rates 0..1).
 
     missed_upper: Clopper-Pearson, 95 %. chosen: whether it is the calibration that was asked for.
     """
@@ -75,7 +75,7 @@ def score_frames(
 
 def calibration_record(
     scores: Scores,
-    wish: Wish,
+    request: ThresholdRequest,
     *,
     precision: str,
     backend: str,
@@ -85,16 +85,16 @@ def calibration_record(
     """The manifest's `calibration`: thresholds, the promise, and the scores' quantiles.
 
     pixel_threshold keeps the same promise for "some pixel of a good part is marked": it comes from the frames'
-    highest pixel scores. classes: the class of every frame; each class with enough good parts for the wish gets
+    highest pixel scores. classes: the class of every frame; each class with enough good parts for the request gets
     thresholds of its own under `per_class`. tiles: height, width and overlap where the scores are those of parts
     inspected in tiles, as `edgead run` does it.
     """
-    image, pixel = wish.threshold(scores.image_scores), wish.threshold(scores.pixel_maxima)
+    image, pixel = request.threshold(scores.image_scores), request.threshold(scores.pixel_maxima)
     per_class: dict[str, Any] = {}
     for name in sorted(set(classes or ())):
         chosen = np.array([own == name for own in classes or ()])
         try:
-            own_image, own_pixel = (wish.threshold(part[chosen]) for part in scores)
+            own_image, own_pixel = (request.threshold(part[chosen]) for part in scores)
         except DataError:  # too few of this class: the common threshold stays
             continue
         per_class[name] = {
@@ -104,7 +104,7 @@ def calibration_record(
     return {
         "image_threshold": image.value,
         "pixel_threshold": pixel.value,
-        "false_alarm_rate": wish.false_alarm_rate,
+        "false_alarm_rate": request.false_alarm_rate,
         "method": image.method,
         "normals": image.normals,
         "confidence": image.confidence,
@@ -132,24 +132,24 @@ def with_product(before: dict[str, Any] | None, record: dict[str, Any], product:
 RATES = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
 
 
-def sensitivity(normals: Scores, defects: Scores, wish: Wish) -> list[Trade]:
-    """False alarms against missed defects, for the wish and for every rate that so many good parts can promise."""
+def operating_points(normals: Scores, defects: Scores, request: ThresholdRequest) -> list[OperatingPoint]:
+    """Operating points: the requested one, and one for each of RATES that so many good parts can promise."""
     rows = []
     count = len(defects.image_scores)
-    for rate in sorted({*RATES, wish.false_alarm_rate}, reverse=True):
-        chosen = rate == wish.false_alarm_rate
+    for rate in sorted({*RATES, request.false_alarm_rate}, reverse=True):
+        chosen = rate == request.false_alarm_rate
         try:
-            own = wish if chosen else Wish(rate)
+            own = request if chosen else ThresholdRequest(rate)
             threshold = own.threshold(normals.image_scores).value
         except DataError:
             continue
         missed = int((defects.image_scores <= threshold).sum())
-        rows.append(Trade(rate, threshold, missed / count, clopper_pearson(missed, count)[1], count, chosen))
+        rows.append(OperatingPoint(rate, threshold, missed / count, clopper_pearson(missed, count)[1], count, chosen))
     return rows
 
 
-def shift(before: Sequence[float], scores: npt.NDArray[np.float64]) -> float:
-    """How far the scores moved since another calibration: difference of medians, in old interquartile ranges.
+def median_shift(before: Sequence[float], scores: npt.NDArray[np.float64]) -> float:
+    """Difference of the median scores of two calibrations, in interquartile ranges of the earlier one.
 
     before: `score_quantiles` of the other calibration, 101 values.
     """

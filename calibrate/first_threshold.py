@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edge_ad.artifact import Artifact, photo_key
-from edge_ad.calibrate.calibration import Scores, Wish, calibration_record, score_frames, with_product
+from edge_ad.calibrate.calibration import Scores, ThresholdRequest, calibration_record, score_frames, with_product
 from edge_ad.data.loader import PhotoReader
 from edge_ad.data.samples import Sample
 from edge_ad.progress import Progress
@@ -24,7 +24,7 @@ def set_first_threshold(
 ) -> None:
     """Calibrate with the strictest promise that the held-out normals allow, at most 1 % false alarms; one of each
     product's own where there are several. Copies of photos trained on are left out, and said."""
-    samples = unseen(held_out, artifact.trained_on() or frozenset())
+    samples = without_training_photos(held_out, artifact.trained_on() or frozenset())
     progress.phase("first threshold", len(samples))
     with Predictor(artifact, open_runner(artifact, "onnxruntime", "fp32")) as predictor:
         frames = (reader.read(sample.path) for sample in samples)
@@ -38,7 +38,7 @@ def set_first_threshold(
         count = int(chosen.sum())
         rate = max(0.01, 1 / (count + 1))
         part = Scores(scores.image_scores[chosen], scores.pixel_maxima[chosen])
-        record = calibration_record(part, Wish(rate), precision="fp32", backend="onnxruntime")
+        record = calibration_record(part, ThresholdRequest(rate), precision="fp32", backend="onnxruntime")
         calibration = record if calibration is None else with_product(calibration, record, product)
         if rate > 0.01:
             progress.say(
@@ -49,8 +49,8 @@ def set_first_threshold(
     artifact.update(calibration=calibration)
 
 
-def unseen(held_out: Sequence[Sample], trained_on: frozenset[str]) -> list[Sample]:
-    """The held-out photos that are no copies of photos trained on; all of them where there are no others."""
+def without_training_photos(held_out: Sequence[Sample], trained_on: frozenset[str]) -> list[Sample]:
+    """The held-out photos less copies of training photos; all of them where nothing else is left."""
     apart = [sample for sample in held_out if photo_key(sample.path) not in trained_on]
     if len(apart) < len(held_out):
         log.warning(

@@ -17,8 +17,8 @@ Array = npt.NDArray[np.float32]
 BINS = 2048
 
 
-class Ranges:
-    """What was seen of some tensors: their largest absolute values, histograms of |x|, and channels.
+class ActivationRanges:
+    """Ranges of activations over images: histograms of |x|, and largest |x| and mean x of each channel.
 
     channel_amax: the largest |x| over all but the last axis, for tensors of tokens [B, N, C].
     """
@@ -30,7 +30,7 @@ class Ranges:
         self._histograms = {name: _Histogram() for name in names}
         self._sums: dict[str, npt.NDArray[np.float64]] = {}
 
-    def see(self, arrays: dict[str, Array]) -> None:
+    def update(self, arrays: dict[str, Array]) -> None:
         """Add one batch of activations."""
         for name, array in arrays.items():
             size = np.abs(array)
@@ -56,13 +56,15 @@ class Ranges:
             raise DataError("no image was seen: there are no ranges", "give --normals with photos of good parts")
         return {name: histogram.amax(method, percentile) for name, histogram in self._histograms.items()}
 
-    def largest(self) -> dict[str, float]:
-        """The largest |x| per tensor."""
+    def abs_max(self) -> dict[str, float]:
+        """The largest |x| of each tensor."""
         return {name: histogram.top for name, histogram in self._histograms.items()}
 
 
-def measure_ranges(model: bytes, names: Sequence[str], batches: Iterable[Array], threads: int = 0) -> Ranges:
-    """Run the graph on preprocessed batches [B, 3, H, W] of good parts and watch the tensors `names`."""
+def measure_ranges(
+    model: bytes, names: Sequence[str], batches: Iterable[Array], threads: int = 0
+) -> ActivationRanges:
+    """Ranges of the tensors `names` while the graph runs on preprocessed batches [B, 3, H, W] of good parts."""
     watched = onnx.load_model_from_string(model)
     there = {output.name for output in watched.graph.output}
     for name in names:
@@ -74,9 +76,9 @@ def measure_ranges(model: bytes, names: Sequence[str], batches: Iterable[Array],
     session: Any = onnxruntime.InferenceSession(
         watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    ranges = Ranges(names)
+    ranges = ActivationRanges(names)
     for images in batches:
-        ranges.see(dict(zip(names, session.run(list(names), {"images": images}), strict=True)))
+        ranges.update(dict(zip(names, session.run(list(names), {"images": images}), strict=True)))
     return ranges
 
 
@@ -106,11 +108,11 @@ class _Histogram:
             seen = np.cumsum(self.counts)
             edge = int(np.searchsorted(seen, seen[-1] * percentile / 100)) + 1
         else:
-            edge = _least_divergence(self.counts)
+            edge = _lowest_divergence(self.counts)
         return min(self.top, edge * self.width / BINS)
 
 
-def _least_divergence(counts: npt.NDArray[np.int64], levels: int = 128) -> int:
+def _lowest_divergence(counts: npt.NDArray[np.int64], levels: int = 128) -> int:
     """How many bins to keep so that their `levels`-level version differs least from the clipped histogram."""
     total = counts.astype(np.float64)
     last = int(np.flatnonzero(total)[-1]) + 1

@@ -61,9 +61,9 @@ def conformal_threshold(
 
     scores: [n] of good parts. false_alarm_rate: 0..1. confidence: None promises the rate on average over
     calibrations; 0.95 promises that this very threshold keeps it with probability 0.95 (and needs more parts).
-    Raises DataError when n is too small for the wish (naming the number needed), or a score is not finite.
+    Raises DataError when n is too small for the request (naming the number needed), or a score is not finite.
     """
-    ordered = _ordered(scores)
+    ordered = _sorted_scores(scores)
     count = len(ordered)
     rank = conformal_rank(count, false_alarm_rate, confidence)
     if rank is None:
@@ -72,7 +72,7 @@ def conformal_threshold(
         possible = 1 / (count + 1) if confidence is None else 1 - (1 - confidence) ** (1 / max(count, 1))
         raise DataError(
             f"{count} good parts can't promise a false-alarm rate of {false_alarm_rate:g}{sure}: {needed} are needed",
-            f"add {needed - count} photos of good parts, or ask for --false-alarms {_rounded_up(possible):g} or "
+            f"add {needed - count} photos of good parts, or ask for --false-alarms {_round_up(possible):g} or "
             "more; --tail-fit extrapolates without a guarantee",
         )
     return Threshold(
@@ -137,7 +137,7 @@ def tail_threshold(
     Raises DataError with fewer than 100 scores, or when the tail is a single value.
     """
     _check_rates(false_alarm_rate, None)
-    ordered = _ordered(scores)
+    ordered = _sorted_scores(scores)
     count = len(ordered)
     if count < 100:
         raise DataError(f"a tail fit needs at least 100 good parts, got {count}", "add photos of good parts")
@@ -212,7 +212,7 @@ def beta_cdf(x: float, a: float, b: float) -> float:
     return min(1.0, math.exp(log_front) * (fraction - 1) / a)
 
 
-def _ordered(scores: Sequence[float] | npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+def _sorted_scores(scores: Sequence[float] | npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     ordered = np.sort(np.asarray(scores, np.float64).ravel())
     if not np.isfinite(ordered).all():
         raise DataError("some scores of good parts are NaN or infinite", "export in FP32 and calibrate again")
@@ -226,7 +226,7 @@ def _check_rates(false_alarm_rate: float, confidence: float | None) -> None:
         raise DataError(f"a confidence of {confidence:g} is out of range", "use one such as 0.95")
 
 
-def _rounded_up(value: float) -> float:
+def _round_up(value: float) -> float:
     """Two significant digits, rounded up, so that following the hint works."""
     digits = 1 - math.floor(math.log10(value))
     return float(math.ceil(value * 10.0**digits * (1 - 1e-9)) / 10.0**digits)

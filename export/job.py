@@ -73,7 +73,7 @@ def export_precision(
         graph = source
     elif precision == "fp16":
         say("measuring ranges")
-        largest = measure_ranges(source, half_tensors(source), _batches(seen[:8]), options.threads or 0).largest()
+        largest = measure_ranges(source, half_tensors(source), _batches(seen[:8]), options.threads or 0).abs_max()
         keep = overflowing(source, largest) | set(options.skip)
         graph, details = to_fp16(source, keep), {"kept_fp32": sorted(keep)}
     else:

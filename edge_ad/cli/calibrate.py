@@ -47,7 +47,13 @@ def command(
     its pictures, or whose artifact knows several products, is calibrated with its own --settings.
     """
     from edge_ad.artifact import Artifact
-    from edge_ad.calibrate.calibration import Wish, calibration_record, score_frames, shift, with_product
+    from edge_ad.calibrate.calibration import (
+        ThresholdRequest,
+        calibration_record,
+        median_shift,
+        score_frames,
+        with_product,
+    )
     from edge_ad.data.images import read_image
     from edge_ad.data.samples import scan
     from edge_ad.errors import DataError
@@ -65,8 +71,8 @@ def command(
     unseen = _unseen(console, opened, samples, normals, include_trained)
     trained = len(samples) - len(unseen)
     samples = samples if include_trained else unseen
-    wish = Wish(false_alarms, confidence, tail_fit)
-    wish.threshold(np.arange(float(len(samples))))  # refuses now, before minutes of scoring
+    request = ThresholdRequest(false_alarms, confidence, tail_fit)
+    request.threshold(np.arange(float(len(samples))))  # refuses now, before minutes of scoring
     line, place = _station(settings, station)
     if line and place:
         backend = line.engine.backend if backend == "auto" else backend
@@ -79,11 +85,11 @@ def command(
         task = progress.add_task(f"scoring with {runner.name}", total=len(samples))
         frames = (read_image(sample.path) for sample in samples)
         scores = score_frames(predictor, frames, advance=lambda: progress.advance(task))
-        rows = _trades(predictor, samples, scores, wish) if sensitivity else []
+        rows = _operating_points(predictor, samples, scores, request) if sensitivity else []
     many = len(opened.manifest.classes) > 1
     record = calibration_record(
         scores,
-        wish,
+        request,
         precision=chosen,
         backend=runner.name,
         classes=[s.category for s in samples] if many and not place else None,
@@ -101,7 +107,7 @@ def command(
     opened.update(calibration=with_product(before, record, own) if own else record)
     _say(console, record, scores.image_scores, [sample.path for sample in samples], rows)
     if before and len(before.get("score_quantiles", ())) == 101:
-        moved = shift(before["score_quantiles"], scores.image_scores)
+        moved = median_shift(before["score_quantiles"], scores.image_scores)
         console.print(f"the median score moved by {moved:+.2f} interquartile ranges since the last calibration")
     typer.echo(json.dumps({**record, "sensitivity": [row._asdict() for row in rows]} if rows else record))
 
@@ -152,13 +158,13 @@ def _station(path: Path | None, name: str) -> tuple[Any, Any]:
     return settings, found[0]
 
 
-def _trades(predictor: Any, samples: Any, scores: Any, wish: Any) -> list[Any]:
-    """Score one synthetic defect on every good part, and set false alarms against misses."""
-    from edge_ad.calibrate.calibration import score_frames, sensitivity
+def _operating_points(predictor: Any, samples: Any, scores: Any, request: Any) -> list[Any]:
+    """Operating points from one synthetic defect on every good part."""
+    from edge_ad.calibrate.calibration import operating_points, score_frames
     from edge_ad.calibrate.defects import defective_frames
 
     defects = score_frames(predictor, defective_frames([sample.path for sample in samples]))
-    return sensitivity(scores, defects, wish)
+    return operating_points(scores, defects, request)
 
 
 def _say(console: Console, record: dict[str, Any], scores: Any, paths: list[Path], rows: list[Any]) -> None:
@@ -171,10 +177,10 @@ def _say(console: Console, record: dict[str, Any], scores: Any, paths: list[Path
     for index in np.argsort(-scores)[:3]:
         console.print(f"  {scores[index]:.4g}  {paths[index]}", soft_wrap=True)
     if rows:
-        _show_trades(console, rows, len(scores))
+        _show_operating_points(console, rows, len(scores))
 
 
-def _show_trades(console: Console, rows: list[Any], normals: int) -> None:
+def _show_operating_points(console: Console, rows: list[Any], normals: int) -> None:
     from edge_ad.calibrate.calibration import RATES
     from edge_ad.calibrate.threshold import normals_needed
 

@@ -11,7 +11,7 @@ pytest.importorskip("edge_ad.data.samples")
 
 import edge_ad
 from edge_ad.artifact import PHOTOS, Artifact, photo_key
-from edge_ad.calibrate.calibration import Scores, Wish, calibration_record, sensitivity, shift
+from edge_ad.calibrate.calibration import Scores, ThresholdRequest, calibration_record, median_shift, operating_points
 from edge_ad.cli import main
 from edge_ad.data.images import write_image
 from edge_ad.errors import DataError
@@ -181,7 +181,7 @@ def test_tail_fit_is_marked(small_artifact, photos, tmp_path, capsys):
     assert run(*words, "--backend", "none") == 1  # refused before an engine is asked for
     assert "at least 100" in capsys.readouterr().err
     scores = Scores(*np.random.default_rng(0).exponential(size=(2, 200)))
-    record = calibration_record(scores, Wish(1e-4, tail_fit=True), precision="fp32", backend="x")
+    record = calibration_record(scores, ThresholdRequest(1e-4, tail_fit=True), precision="fp32", backend="x")
     assert record["upper_bound"] is None
     assert "no guarantee" in record["promise"]
     json.dumps(record, allow_nan=False)
@@ -191,7 +191,7 @@ def test_classes_with_enough_parts_get_their_own_thresholds():
     rng = np.random.default_rng(0)
     scores = Scores(*(np.concatenate([rng.normal(0, 1, 50), rng.normal(5, 1, 50), [9.0]]) for _ in range(2)))
     classes = ["a"] * 50 + ["b"] * 50 + ["c"]
-    record = calibration_record(scores, Wish(0.05), precision="int8", backend="x", classes=classes)
+    record = calibration_record(scores, ThresholdRequest(0.05), precision="int8", backend="x", classes=classes)
     assert set(record["per_class"]) == {"a", "b"}
     assert record["per_class"]["a"]["image_threshold"] < 3 < record["per_class"]["b"]["image_threshold"]
 
@@ -199,7 +199,7 @@ def test_classes_with_enough_parts_get_their_own_thresholds():
 def test_sensitivity_counts_misses():
     normals = Scores(np.arange(99.0), np.arange(99.0))
     defects = Scores(np.array([50.0, 97.0, 98.0, 200.0]), np.zeros(4))
-    rows = {row.false_alarm_rate: row for row in sensitivity(normals, defects, Wish(0.03))}
+    rows = {row.false_alarm_rate: row for row in operating_points(normals, defects, ThresholdRequest(0.03))}
     assert min(rows) == 0.01
     assert [rate for rate, row in rows.items() if row.chosen] == [0.03]
     assert rows[0.02].threshold > rows[0.03].threshold > rows[0.05].threshold
@@ -210,9 +210,9 @@ def test_sensitivity_counts_misses():
 
 def test_shift_in_interquartile_ranges():
     before = np.linspace(0, 10, 101)
-    assert shift(list(before), before + 5) == pytest.approx(1.0)
+    assert median_shift(list(before), before + 5) == pytest.approx(1.0)
 
 
 def test_wish_refuses_scores_that_are_no_numbers():
     with pytest.raises(DataError, match="NaN"):
-        Wish(0.1).threshold(np.full(50, np.nan))
+        ThresholdRequest(0.1).threshold(np.full(50, np.nan))

@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_ad.calibrate.int8 import Ranges, measure_ranges
+from edge_ad.calibrate.int8 import ActivationRanges, measure_ranges
 from edge_ad.errors import ArtifactError, DataError
 from edge_ad.export.balance import balance, watched
 from edge_ad.export.compare import Remembering, compare
@@ -176,7 +176,7 @@ def test_fp16_scores_stay_close_and_io_stays_float(model, images):
 
 def test_fp16_keeps_what_overflows(model, images):
     names = half_tensors(model)
-    largest = measure_ranges(model, names, [images[:2]], threads=1).largest()
+    largest = measure_ranges(model, names, [images[:2]], threads=1).abs_max()
     assert overflowing(model, largest) == set()
     first = Graph(model).heavy()[0]
     largest[first.output[0]] = 60000.0
@@ -326,22 +326,22 @@ def test_keys_lose_their_mean_and_scores_do_not_change():
         for own in (model, balanced)
     )
     np.testing.assert_allclose(after, before, atol=1e-4)
-    assert measure_ranges(balanced, ["k"], [x], threads=1).largest()["k"] < 0.7 * seen.largest()["k"]
+    assert measure_ranges(balanced, ["k"], [x], threads=1).abs_max()["k"] < 0.7 * seen.abs_max()["k"]
 
 
 def test_ranges_by_hand():
-    ranges = Ranges(["x"])
+    ranges = ActivationRanges(["x"])
     with pytest.raises(DataError, match="no image"):
         ranges.amax()
     rng = np.random.default_rng(0)
     drawn = rng.normal(size=(10, 1000, 4)).astype(np.float32)
     for part in drawn:  # grows as larger values come
-        ranges.see({"x": part})
+        ranges.update({"x": part})
     assert ranges.amax("minmax")["x"] == np.abs(drawn).max()
     exact = np.percentile(np.abs(drawn), 99)
     assert ranges.amax("percentile", 99)["x"] == pytest.approx(exact, rel=0.01)
     np.testing.assert_allclose(ranges.channel_amax["x"], np.abs(drawn).max((0, 1)))
-    ranges.see({"x": np.full((1, 1), 100, np.float32)})  # an outlier is worth clipping
+    ranges.update({"x": np.full((1, 1), 100, np.float32)})  # an outlier is worth clipping
     assert ranges.amax("entropy")["x"] < 20
 
 
