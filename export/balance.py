@@ -14,18 +14,18 @@ Channels = npt.NDArray[np.float64]
 _MOVES = ("Reshape", "Transpose")  # tokens to heads: channel j stays channel j of the layer
 
 
-def watched(model: bytes) -> list[str]:
-    """Tensors that `balance` wants measured: what linear layers read, and keys as their layer writes them."""
+def activations_to_measure(model: bytes) -> list[str]:
+    """Names of the tensors that `balance` needs ranges of: inputs of linear layers, and attention's keys."""
     graph = Graph(model)
     layers = layers_of(graph)
     names = {layer.activations[0] for layer in layers if layer.weight}
-    return sorted(names | {_written(graph, layer.activations[1]) for layer in layers if not layer.weight})
+    return sorted(names | {_source_tensor(graph, layer.activations[1]) for layer in layers if not layer.weight})
 
 
 def balance(
     model: bytes, channel_amax: Mapping[str, Channels], channel_mean: Mapping[str, Channels], strength: float
 ) -> bytes:
-    """The graph with channels that suit one INT8 scale a tensor; channel_amax, channel_mean: of `watched` tensors.
+    """The graph with channels that suit one INT8 scale a tensor; amax and mean are of `activations_to_measure`.
 
     The spread of a LayerNormalization's channels is moved into the weights (SmoothQuant, Xiao et al. 2023, equation
     4): s_j = max|x_j|^strength / max|w_j|^(1 - strength); its scale and bias are divided by s and the next layers'
@@ -35,18 +35,18 @@ def balance(
     does not see (SageAttention, Zhang et al. 2025, section 4.2, per picture; here it is a constant in the bias).
     """
     graph = Graph(model)
-    readers = graph.readers()
+    consumers = graph.consumers()
     by_norm: dict[str, list[Layer]] = {}
     for layer in layers_of(graph):
         if layer.weight:
             by_norm.setdefault(layer.activations[0], []).append(layer)
         else:
-            _centre_keys(graph, readers, layer, channel_mean)
+            _centre_keys(graph, consumers, layer, channel_mean)
     for activation, layers in by_norm.items():
-        norm = graph.makers.get(activation)
+        norm = graph.producers.get(activation)
         if norm is None or norm.op_type != "LayerNormalization" or len(norm.input) < 3:
             continue
-        if len(readers[activation]) != len(layers) or activation not in channel_amax:
+        if len(consumers[activation]) != len(layers) or activation not in channel_amax:
             continue
         weights = [graph.value(layer.weight).astype(np.float64) for layer in layers]
         if any(weight.ndim != 2 for weight in weights) or any(layer.axis != 1 for layer in layers):
@@ -58,26 +58,26 @@ def balance(
             divided = (graph.value(norm.input[i]) / shift).astype(np.float32)
             norm.input[i] = graph.add_constant(f"{activation}.balanced{i}", divided)
         for layer, weight in zip(layers, weights, strict=True):
-            reader = next(node for node in readers[activation] if node.name == layer.name)
+            consumer = next(node for node in consumers[activation] if node.name == layer.name)
             scaled = (weight * shift[:, None]).astype(np.float32)
-            reader.input[1] = graph.add_constant(f"{layer.name}.balanced_weight", scaled)
-    return graph.finished(list(graph.graph.node))
+            consumer.input[1] = graph.add_constant(f"{layer.name}.balanced_weight", scaled)
+    return graph.to_bytes(list(graph.graph.node))
 
 
 def _centre_keys(
-    graph: Graph, readers: Mapping[str, list[Node]], layer: Layer, channel_mean: Mapping[str, Channels]
+    graph: Graph, consumers: Mapping[str, list[Node]], layer: Layer, channel_mean: Mapping[str, Channels]
 ) -> None:
     """Take the keys' mean off the bias of the layer that makes them, where only a softmax reads their products."""
     product = next(node for node in graph.graph.node if node.name == layer.name)
     name = layer.activations[1]
-    readers_of_it = readers.get(product.output[0], [])
-    while len(readers_of_it) == 1 and readers_of_it[0].op_type in ("Mul", "Div"):  # attention's factor
-        readers_of_it = readers.get(readers_of_it[0].output[0], [])
-    if len(readers_of_it) != 1 or readers_of_it[0].op_type != "Softmax":
+    own_consumers = consumers.get(product.output[0], [])
+    while len(own_consumers) == 1 and own_consumers[0].op_type in ("Mul", "Div"):  # attention's factor
+        own_consumers = consumers.get(own_consumers[0].output[0], [])
+    if len(own_consumers) != 1 or own_consumers[0].op_type != "Softmax":
         return
-    while (node := graph.makers.get(name)) is not None and len(readers[name]) == 1 and node.op_type in _MOVES:
+    while (node := graph.producers.get(name)) is not None and len(consumers[name]) == 1 and node.op_type in _MOVES:
         name = node.input[0]
-    if node is None or node.op_type != "Add" or len(readers[name]) != 1 or name not in channel_mean:
+    if node is None or node.op_type != "Add" or len(consumers[name]) != 1 or name not in channel_mean:
         return
     for i, own in enumerate(node.input):
         if own in graph.constants and graph.shape(own) == channel_mean[name].shape:
@@ -86,8 +86,8 @@ def _centre_keys(
             return
 
 
-def _written(graph: Graph, name: str) -> str:
-    """The tensor that `name` is a move of."""
-    while (node := graph.makers.get(name)) is not None and node.op_type in _MOVES:
+def _source_tensor(graph: Graph, name: str) -> str:
+    """The tensor that `name` is a reshaped or transposed copy of."""
+    while (node := graph.producers.get(name)) is not None and node.op_type in _MOVES:
         name = node.input[0]
     return name

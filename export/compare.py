@@ -45,8 +45,8 @@ class Comparison:
         return {"first": self.first, "second": self.second, "images": self.images, **numbers, "errors": errors}
 
 
-class Remembering:
-    """A runner that runs each of some images only once: many candidates are held against one reference.
+class CachingRunner:
+    """A runner that keeps the outputs of some images: many candidates are compared with one reference.
 
     images: [3, H, W] each, looked up when they come one at a time as [1, 3, H, W].
     """

@@ -52,7 +52,7 @@ def frames_graph(model: bytes, frame_size: tuple[int, int], preprocessing: Prepr
     del graph.graph.input[:]
     size = batch.dim_param or batch.dim_value
     graph.graph.input.append(helper.make_tensor_value_info("frames", TensorProto.UINT8, [size, rows, columns, 3]))
-    return graph.finished([*nodes, *graph.graph.node])
+    return graph.to_bytes([*nodes, *graph.graph.node])
 
 
 def resize_matrix(size: int, target: int) -> npt.NDArray[np.float64]:

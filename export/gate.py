@@ -20,7 +20,7 @@ ALLOWED_CORRELATION = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.99}
 METRICS = ("i_auroc", "p_auroc", "aupro")
 ALL_METRICS = (*METRICS, "f1_max")  # with few photos one of them moves f1_max by a point: shown, not judged
 
-Figures = Mapping[str, float | None]  # metric -> fraction, None where it can't be computed
+Metrics = Mapping[str, float | None]  # metric -> fraction, None where it can't be computed
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class GateReport:
     passed: bool
     reasons: tuple[str, ...]
     normals: Comparison
-    before: Figures = field(default_factory=dict)
-    after: Figures = field(default_factory=dict)
+    before: Metrics = field(default_factory=dict)
+    after: Metrics = field(default_factory=dict)
     allowed_points: float = 0.0
 
     def delta_points(self) -> dict[str, float | None]:
@@ -59,24 +59,24 @@ def judge(
     reference: Runner,
     candidate: Runner,
     normals: Sequence[Array],
-    measured: Callable[[Runner], Figures] | None = None,
+    metrics_of: Callable[[Runner], Metrics] | None = None,
     max_loss: float | None = None,
 ) -> GateReport:
     """Measure what `candidate` loses against `reference`.
 
-    normals: preprocessed images [3, H, W] of good parts. measured: what `measure` says of a runner on labelled
+    normals: preprocessed images [3, H, W] of good parts. metrics_of: what `measure` says of a runner on labelled
     photos; without it the correlation of pixel scores on normals decides. max_loss: points of 100 that each metric
     may lose (default by precision: ALLOWED_POINTS).
     """
     comparison = compare(reference, candidate, (image[None] for image in normals))
     allowed = ALLOWED_POINTS[precision] if max_loss is None else max_loss
-    if measured is None:
+    if metrics_of is None:
         least = ALLOWED_CORRELATION[precision]
         reasons = []
         if comparison.pixel_correlation < least:
             reasons.append(f"pixel scores on normals correlate {comparison.pixel_correlation:.5f}, below {least}")
         return GateReport(precision, not reasons, tuple(reasons), comparison, allowed_points=allowed)
-    before, after = measured(reference), measured(candidate)
+    before, after = metrics_of(reference), metrics_of(candidate)
     reasons = []
     for name in METRICS:
         change = _points(before[name], after[name])
@@ -85,7 +85,7 @@ def judge(
     return GateReport(precision, not reasons, tuple(reasons), comparison, before, after, allowed)
 
 
-def measure(runner: Runner, dataset: Dataset, preprocessing: Preprocessing) -> Figures:
+def measure(runner: Runner, dataset: Dataset, preprocessing: Preprocessing) -> Metrics:
     """ALL_METRICS on the test photos, as `edgead eval` computes them; of several categories their mean."""
     figures = evaluate(runner, dataset, preprocessing, native=False).mean()
     return {name: getattr(figures, name) for name in ALL_METRICS}

@@ -1,4 +1,4 @@
-"""Looking at ONNX graphs: types and shapes of tensors, who makes and reads them, how much work a node is."""
+"""ONNX graphs with lookups: types and shapes of tensors, their producers and consumers, multiply-adds of nodes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Graph:
         self.graph = self.model.graph
         self._lift_constants()
         self.constants: dict[str, Any] = {tensor.name: tensor for tensor in self.graph.initializer}
-        self.makers: dict[str, Node] = {name: node for node in self.graph.node for name in node.output}
+        self.producers: dict[str, Node] = {name: node for node in self.graph.node for name in node.output}
         self._types: dict[str, tuple[int, tuple[int, ...]]] = {}
         for info in [*self.graph.input, *self.graph.value_info, *self.graph.output]:
             kind = info.type.tensor_type
@@ -46,13 +46,13 @@ class Graph:
         """Whether it holds float32."""
         return self._types.get(name, (0, ()))[0] == TensorProto.FLOAT
 
-    def readers(self) -> dict[str, list[Node]]:
+    def consumers(self) -> dict[str, list[Node]]:
         """Tensor name -> nodes that read it."""
-        readers: dict[str, list[Node]] = {}
+        consumers: dict[str, list[Node]] = {}
         for node in self.graph.node:
             for name in node.input:
-                readers.setdefault(name, []).append(node)
-        return readers
+                consumers.setdefault(name, []).append(node)
+        return consumers
 
     def value(self, name: str) -> npt.NDArray[Any]:
         """An initialiser's array."""
@@ -66,7 +66,7 @@ class Graph:
         self._types[name] = (tensor.data_type, tuple(tensor.dims))
         return name
 
-    def work(self, node: Node) -> int:
+    def multiply_adds(self, node: Node) -> int:
         """Multiply-adds of a MatMul, Gemm or (transposed) convolution for one image, else 0."""
         if node.op_type not in WEIGHTED:
             return 0
@@ -81,15 +81,15 @@ class Graph:
             return math.prod(out) * math.prod(second[1:])
         return math.prod(first) * math.prod(second[1:])
 
-    def heavy(self, share: float = 0.004) -> list[Node]:
-        """Nodes that do more than that share of the graph's work: the others don't pay for their conversions.
+    def heavy_nodes(self, share: float = 0.004) -> list[Node]:
+        """Nodes with more than that share of the graph's multiply-adds: the others don't pay for their conversions.
 
         What is computed from the graph's outputs (maps brought to size, scores) is never among them: it is the
         ranking itself.
         """
         scoring = {value.name for value in self.graph.output}
         found = []
-        work = [self.work(node) for node in self.graph.node]
+        work = [self.multiply_adds(node) for node in self.graph.node]
         limit = max(1, share * sum(work))
         for node, own in zip(self.graph.node, work, strict=True):
             if any(name in scoring for name in node.input):
@@ -105,11 +105,11 @@ class Graph:
         new.model.CopyFrom(self.model)
         new.graph = new.model.graph
         new.constants = {tensor.name: tensor for tensor in new.graph.initializer}
-        new.makers = {name: node for node in new.graph.node for name in node.output}
+        new.producers = {name: node for node in new.graph.node for name in node.output}
         new._types = dict(self._types)
         return new
 
-    def finished(self, nodes: Iterable[Node], check: bool = True) -> bytes:
+    def to_bytes(self, nodes: Iterable[Node], check: bool = True) -> bytes:
         """The model with these nodes in place of its own, unused initialisers dropped, checked, as bytes."""
         kept = list(nodes)
         del self.graph.node[:]

@@ -10,10 +10,10 @@ from edge_ad.artifact import Artifact
 from edge_ad.calibrate.int8 import Method, measure_ranges
 from edge_ad.errors import ConfigError, DataError
 from edge_ad.export import gate
-from edge_ad.export.balance import balance, watched
-from edge_ad.export.compare import Remembering
+from edge_ad.export.balance import activations_to_measure, balance
+from edge_ad.export.compare import CachingRunner
 from edge_ad.export.graph_tools import Graph, with_metadata
-from edge_ad.export.quantize import half_tensors, layers_of, overflowing, to_fp16
+from edge_ad.export.quantize import fp16_tensors, layers_of, nodes_near_overflow, to_fp16
 from edge_ad.export.sensitivity import Quantized, Trial, layer_errors, search
 from edge_ad.runtime.engines.onnxruntime import OnnxRuntimeRunner
 from edge_ad.runtime.engines.runner import GRAPHS, Array, Precision, Runner
@@ -43,7 +43,7 @@ def export_precision(
     artifact: Artifact,
     precision: Precision,
     normals: Sequence[Array],
-    measured: Callable[[Runner], gate.Figures] | None = None,
+    metrics_of: Callable[[Runner], gate.Metrics] | None = None,
     options: ExportOptions | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def export_precision(
     against it.
 
     normals: preprocessed images [3, H, W] of good parts: ranges come from the first half, the search and the gate
-    use the second. measured: figures of a runner on labelled photos, for the gate. say: takes lines of progress.
+    use the second. metrics_of: figures of a runner on labelled photos, for the gate. say: takes lines of progress.
     Raises BackendError when the gate refuses, DataError with fewer than 8 normals.
     """
     options = options or ExportOptions()
@@ -68,20 +68,20 @@ def export_precision(
     if precision == "fp32":
         reference = _in_torch(artifact, options.threads)
     else:
-        reference = Remembering(OnnxRuntimeRunner(source, threads=options.threads), held)
+        reference = CachingRunner(OnnxRuntimeRunner(source, threads=options.threads), held)
     if precision == "fp32":
         graph = source
     elif precision == "fp16":
         say("measuring ranges")
-        largest = measure_ranges(source, half_tensors(source), _batches(seen[:8]), options.threads or 0).abs_max()
-        keep = overflowing(source, largest) | set(options.skip)
+        largest = measure_ranges(source, fp16_tensors(source), _batches(seen[:8]), options.threads or 0).abs_max()
+        keep = nodes_near_overflow(source, largest) | set(options.skip)
         graph, details = to_fp16(source, keep), {"kept_fp32": sorted(keep)}
     else:
         found, details = _int8(source, reference, seen, held, options, say)
         graph = found.graph
     candidate = OnnxRuntimeRunner(graph, precision=precision, threads=options.threads)
     say("measuring what was lost")
-    report = gate.judge(precision, reference, candidate, held, measured, options.max_loss)
+    report = gate.judge(precision, reference, candidate, held, metrics_of, options.max_loss)
     if not report.passed and not options.accept_loss:
         hurting: Sequence[tuple[str, float]] = ()
         if found is not None:
@@ -124,7 +124,7 @@ def _int8(
     say("measuring ranges")
     if options.smooth:
         # channels' largest values settle early: the histograms below take all photos
-        channels = measure_ranges(source, watched(source), _batches(seen[:8]), options.threads or 0)
+        channels = measure_ranges(source, activations_to_measure(source), _batches(seen[:8]), options.threads or 0)
         source = balance(source, channels.channel_amax, channels.channel_mean(), options.smooth)
     graph = Graph(source)
     layers = layers_of(graph)

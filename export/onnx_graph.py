@@ -13,7 +13,7 @@ import torch
 
 from edge_ad.artifact import Preprocessing
 from edge_ad.errors import BackendError
-from edge_ad.export.lean import lean
+from edge_ad.export.simplify import simplify
 from edge_ad.model.detector import Detector, Scores
 
 OPSET = 18  # the oldest that torch's exporter writes; LayerNormalization needs 17
@@ -26,7 +26,7 @@ def export_onnx(
 
     Weights are inside. metadata_props carries preset, classes and the preprocessing as JSON.
     """
-    detector = lean(detector.cpu())
+    detector = simplify(detector.cpu())
     example = torch.zeros(2 if dynamic_batch else 1, 3, *detector.image_size)
     shapes: Any = {"images": {0: torch.export.Dim("batch", min=1, max=4096)}} if dynamic_batch else None
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():

@@ -48,11 +48,11 @@ def layers_of(graph: Graph) -> list[Layer]:
     """
     pixels = {value.name for value in graph.graph.input}
     layers = []
-    for node in graph.heavy():
+    for node in graph.heavy_nodes():
         if node.op_type == "ConvTranspose" or node.input[0] in pixels | graph.constants.keys():
             continue
         if node.input[1] not in graph.constants:
-            if node.op_type == "MatMul" and graph.makers[node.input[0]].op_type != "Softmax":
+            if node.op_type == "MatMul" and graph.producers[node.input[0]].op_type != "Softmax":
                 layers.append(Layer(node.name, (node.input[0], node.input[1]), "", 0))
             continue
         if node.op_type == "Conv" and attribute(node, "group", 1) > 1:
@@ -90,13 +90,13 @@ def quantize_int8(
         layer = chosen.get(node.name)
         if layer is not None:
             for i, name in enumerate(layer.activations):
-                node.input[i] = _through_int8(graph, nodes, layer, name, ranges[name])
+                node.input[i] = _quantize_dequantize(graph, nodes, layer, name, ranges[name])
             if layer.weight:
                 node.input[1] = _int8_weight(graph, nodes, layer)
         nodes.append(node)
         if layer is not None and layer.weight and channel_amax is not None:
-            _add_what_was_clipped(graph, nodes, layer, ranges, channel_amax)
-    return graph.finished(nodes, check)
+            _add_clipped_residual(graph, nodes, layer, ranges, channel_amax)
+    return graph.to_bytes(nodes, check)
 
 
 def float_products(model: bytes) -> bytes:
@@ -105,17 +105,21 @@ def float_products(model: bytes) -> bytes:
     GPUs have one fused kernel for all of attention in FP16, which Q/DQ at its entry would break up.
     """
     graph = Graph(model)
-    makers = graph.makers
+    producers = graph.producers
     unused: set[str] = set()
     for node in graph.graph.node:
-        pairs = [makers[name] for name in node.input if name in makers and makers[name].op_type == "DequantizeLinear"]
-        if node.op_type == "MatMul" and len(pairs) == 2 and all(pair.input[0] in makers for pair in pairs):
+        pairs = [
+            producers[name]
+            for name in node.input
+            if name in producers and producers[name].op_type == "DequantizeLinear"
+        ]
+        if node.op_type == "MatMul" and len(pairs) == 2 and all(pair.input[0] in producers for pair in pairs):
             for i, pair in enumerate(pairs):
-                quantizer = makers[pair.input[0]]
-                clip = makers[quantizer.input[0]]
+                quantizer = producers[pair.input[0]]
+                clip = producers[quantizer.input[0]]
                 node.input[i] = clip.input[0]
                 unused |= {pair.name, quantizer.name, clip.name}
-    return graph.finished([node for node in graph.graph.node if node.name not in unused])
+    return graph.to_bytes([node for node in graph.graph.node if node.name not in unused])
 
 
 def to_fp16(model: bytes, keep: Collection[str] = ()) -> bytes:
@@ -127,7 +131,7 @@ def to_fp16(model: bytes, keep: Collection[str] = ()) -> bytes:
     become FP16 where the layer is, which needs operator set 19.
     """
     graph = Graph(model)
-    half = _half_nodes(graph, frozenset(keep))
+    half = _fp16_nodes(graph, frozenset(keep))
     outputs = {value.name for value in graph.graph.output}
     made_half = {name for node in graph.graph.node if node.name in half for name in _float_outputs(node)}
     nodes: list[Node] = []
@@ -145,7 +149,7 @@ def to_fp16(model: bytes, keep: Collection[str] = ()) -> bytes:
         for i, name in enumerate(node.input):
             own = inner.get(name, name)
             if node.name in half and i in _float_inputs(graph, node, made_half):
-                node.input[i] = _half_constant(graph, name) if name in graph.constants else own
+                node.input[i] = _fp16_constant(graph, name) if name in graph.constants else own
                 if name not in graph.constants and name not in made_half:
                     node.input[i] = cast(name, TensorProto.FLOAT16)
             elif name in made_half:
@@ -159,17 +163,17 @@ def to_fp16(model: bytes, keep: Collection[str] = ()) -> bytes:
             for name in written
             if name in inner
         )
-    return graph.finished(nodes)
+    return graph.to_bytes(nodes)
 
 
-def half_tensors(model: bytes) -> list[str]:
+def fp16_tensors(model: bytes) -> list[str]:
     """Tensors that `to_fp16` would hold in FP16: measure them first, and `keep` what goes beyond its range."""
     graph = Graph(model)
-    half = _half_nodes(graph, frozenset())
+    half = _fp16_nodes(graph, frozenset())
     return [node.output[0] for node in graph.graph.node if node.name in half and graph.is_float(node.output[0])]
 
 
-def overflowing(model: bytes, largest: Mapping[str, float], margin: float = 4.0) -> set[str]:
+def nodes_near_overflow(model: bytes, largest: Mapping[str, float], margin: float = 4.0) -> set[str]:
     """Names of nodes whose output came within `margin` of FP16's largest number."""
     limit = LARGEST_HALF / margin
     return {
@@ -177,8 +181,8 @@ def overflowing(model: bytes, largest: Mapping[str, float], margin: float = 4.0)
     }
 
 
-def _half_nodes(graph: Graph, keep: frozenset[str]) -> set[str]:
-    half = {node.name for node in graph.heavy()} - keep
+def _fp16_nodes(graph: Graph, keep: frozenset[str]) -> set[str]:
+    half = {node.name for node in graph.heavy_nodes()} - keep
     made: set[str] = set()
     for node in graph.graph.node:
         follows = node.op_type in _FOLLOW and any(name in made for name in node.input)
@@ -190,8 +194,8 @@ def _half_nodes(graph: Graph, keep: frozenset[str]) -> set[str]:
             made.update(_float_outputs(node))
     for node in reversed(graph.graph.node):  # the scales of a quantised layer take the layer's own type
         if node.op_type == "DequantizeLinear":
-            readers = [reader for reader in graph.graph.node if node.output[0] in reader.input]
-            if readers and all(reader.name in half for reader in readers):
+            consumers = [consumer for consumer in graph.graph.node if node.output[0] in consumer.input]
+            if consumers and all(consumer.name in half for consumer in consumers):
                 half.add(node.name)
     return half
 
@@ -205,7 +209,7 @@ def _float_inputs(graph: Graph, node: Node, made_half: set[str]) -> list[int]:
     return [i for i, name in enumerate(node.input) if name and (graph.is_float(name) or name in made_half)]
 
 
-def _half_constant(graph: Graph, name: str) -> str:
+def _fp16_constant(graph: Graph, name: str) -> str:
     new = f"{name}.fp16"
     if new not in graph.constants:
         value = np.clip(graph.value(name), -LARGEST_HALF, LARGEST_HALF)
@@ -213,7 +217,7 @@ def _half_constant(graph: Graph, name: str) -> str:
     return new
 
 
-def _through_int8(graph: Graph, nodes: list[Node], layer: Layer, name: str, amax: float) -> str:
+def _quantize_dequantize(graph: Graph, nodes: list[Node], layer: Layer, name: str, amax: float) -> str:
     prefix, level = f"{layer.name}.{name}", ACTIVATION_LEVEL if layer.weight else SAFE_LEVEL
     amax = max(amax, LEAST_SCALE * level)
     scale, zero = f"{name}.scale{level}", f"{name}.zero"
@@ -232,7 +236,7 @@ def _through_int8(graph: Graph, nodes: list[Node], layer: Layer, name: str, amax
     return out
 
 
-def _add_what_was_clipped(
+def _add_clipped_residual(
     graph: Graph,
     nodes: list[Node],
     layer: Layer,

@@ -20,7 +20,7 @@ from edge_ad.errors import BackendError, ConfigError, DataError
 from edge_ad.export import triton_server
 from edge_ad.export.engine import build_engine
 from edge_ad.export.frames import frames_graph
-from edge_ad.export.gate import Figures, measure
+from edge_ad.export.gate import Metrics, measure
 from edge_ad.export.graph_tools import with_batch, with_metadata
 from edge_ad.runtime.engines.runner import GRAPHS, Array, Precision, Runner
 from edge_ad.runtime.engines.tensorrt_build import EngineOptions
@@ -91,8 +91,8 @@ def _provenance(artifact: Artifact, precision: Precision) -> dict[str, str]:
     }
 
 
-def prepared_normals(artifact: Artifact, folder: Path, count: int) -> list[Array]:
-    """Up to `count` photos of good parts, evenly spread over the folder, as the graph takes them."""
+def load_normals(artifact: Artifact, folder: Path, count: int) -> list[Array]:
+    """Preprocessed images [3, H, W] of up to `count` photos of good parts, evenly spread over the folder."""
     samples = scan(folder).normals
     if not samples:
         raise DataError(f"{folder} has no photos of good parts", "name a folder of images, or with train/good in it")
@@ -100,16 +100,16 @@ def prepared_normals(artifact: Artifact, folder: Path, count: int) -> list[Array
     return [_prepare(artifact, samples[i]) for i in picked]
 
 
-def measured_on(artifact: Artifact, folder: Path) -> Callable[[Runner], Figures]:
-    """What the gate measures of a runner: its figures on the folder's labelled test photos."""
+def metrics_on(artifact: Artifact, folder: Path) -> Callable[[Runner], Metrics]:
+    """A function runner -> metrics on the folder's labelled test photos, for the gate."""
     dataset = scan(folder)
     if not dataset.test:
         raise DataError(f"{folder} has no labelled test photos", "leave --data out to judge on normals alone")
     return partial(measure, dataset=dataset, preprocessing=artifact.manifest.preprocessing)
 
 
-def checked_ranges(name: str) -> Method:
-    """The method of that name; ConfigError otherwise."""
+def parse_range_method(name: str) -> Method:
+    """The method of taking ranges by its name; ConfigError for an unknown one."""
     methods: dict[str, Method] = {"minmax": "minmax", "percentile": "percentile", "entropy": "entropy"}
     if name not in methods:
         raise ConfigError(f"unknown way to take ranges '{name}'", f"use one of: {', '.join(methods)}")

@@ -22,11 +22,11 @@ def command(
     """Run two engines or precisions on the same photos, and say how far apart their outputs are."""
     from edge_ad.artifact import Artifact
     from edge_ad.export.compare import QUANTILES, compare
-    from edge_ad.export.targets import prepared_normals
+    from edge_ad.export.targets import load_normals
 
     opened = Artifact.open(artifact)
     ours, theirs = (_runner(opened, name, threads) for name in (first, second))
-    found = compare(ours, theirs, (image[None] for image in prepared_normals(opened, photos, images)))
+    found = compare(ours, theirs, (image[None] for image in load_normals(opened, photos, images)))
     ours.close()
     theirs.close()
     table = Table(

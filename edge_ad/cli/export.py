@@ -74,13 +74,13 @@ def command(
                 "add --normals DIR",
             )
         options = ExportOptions(
-            targets.checked_ranges(ranges), smooth=smooth, skip=tuple(skip or ()), max_loss=max_loss,
+            targets.parse_range_method(ranges), smooth=smooth, skip=tuple(skip or ()), max_loss=max_loss,
             accept_loss=accept_loss, threads=threads,
         )  # fmt: skip
-        good = targets.prepared_normals(opened, normals, images)
-        measured = None if data is None else targets.measured_on(opened, data)
+        good = targets.load_normals(opened, normals, images)
+        metrics_of = None if data is None else targets.metrics_on(opened, data)
         with console.status("exporting") as status:
-            result = export_precision(opened, precision, good, measured, options, status.update)
+            result = export_precision(opened, precision, good, metrics_of, options, status.update)
         _show(console, result)
     wanted = targets.TargetOptions(
         out=out, max_batch=max_batch, workspace_mib=workspace_mib, version_compatible=version_compatible,

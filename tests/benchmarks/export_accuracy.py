@@ -21,7 +21,7 @@ from edge_ad.bench.rows import append_rows, device_name, revision, version_of
 from edge_ad.export.compare import compare
 from edge_ad.export.gate import ALL_METRICS
 from edge_ad.export.job import ExportOptions, export_precision
-from edge_ad.export.targets import measured_on, prepared_normals
+from edge_ad.export.targets import load_normals, metrics_on
 from edge_ad.runtime.engines.runner import GRAPHS, open_runner
 
 FIELDS = (
@@ -50,8 +50,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         copy = given.part if given.as_is else shutil.copytree(given.part, given.keep or Path(folder) / "part")
         artifact = Artifact.open(copy)
-        normals = prepared_normals(artifact, given.data / "train", given.images)
-        measured = measured_on(artifact, given.data)
+        normals = load_normals(artifact, given.data / "train", given.images)
+        measured = metrics_on(artifact, given.data)
         for precision in () if given.as_is else precisions:
             export_precision(artifact, precision, normals, options=ExportOptions(threads=given.threads))
             print(f"wrote {precision}", file=sys.stderr)

@@ -16,7 +16,7 @@ from edge_ad.evaluation import evaluate
 from edge_ad.export.compare import compare, pearson, ranks
 from edge_ad.export.gate import ALL_METRICS, judge, measure
 from edge_ad.export.job import ExportOptions, export_precision
-from edge_ad.export.targets import measured_on
+from edge_ad.export.targets import metrics_on
 from edge_ad.runtime.engines.runner import Outputs, open_runner
 
 job = importlib.import_module("edge_ad.export.job")
@@ -123,7 +123,7 @@ def test_gate_and_evaluation_agree(size, parts, small_artifact, tmp_path):
         write_image(tmp_path / f"ground_truth/spot/{i}_mask.png", mask)
     runner, preprocessing = open_runner(small_artifact, threads=1), small_artifact.manifest.preprocessing
     expected = evaluate(runner, scan(tmp_path), preprocessing).to_dict()
-    report = judge("fp32", runner, runner, [np.zeros((3, 64, 64), np.float32)], measured_on(small_artifact, tmp_path))
+    report = judge("fp32", runner, runner, [np.zeros((3, 64, 64), np.float32)], metrics_on(small_artifact, tmp_path))
     assert report.before == {name: expected[name] for name in ALL_METRICS}
 
 

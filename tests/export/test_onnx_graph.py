@@ -15,9 +15,9 @@ from edge_ad.export.compare import compare, pearson, ranks
 from edge_ad.export.engine import engine_graph
 from edge_ad.export.graph_tools import Graph, with_batch
 from edge_ad.export.job import ExportOptions, export_precision
-from edge_ad.export.lean import LeanMemory, PlainAttention, PlainGelu, lean
 from edge_ad.export.onnx_graph import export_onnx
 from edge_ad.export.quantize import layers_of, quantize_int8, to_fp16
+from edge_ad.export.simplify import PlainAttention, PlainGelu, ScaledMemoryDecoder, simplify
 from edge_ad.model.detector import Detector
 from edge_ad.model.student import unit_tokens
 from edge_ad.runtime.engines.onnxruntime import OnnxRuntimeRunner
@@ -74,7 +74,7 @@ def test_lean_copy_scores_alike_and_leaves_the_detector_alone(exported):
         block.ls1 = LayerScale(detector.teacher.channels, init_values=0.3)
         block.ls2 = LayerScale(detector.teacher.channels, init_values=0.7)
     try:
-        lighter = lean(detector)
+        lighter = simplify(detector)
         with torch.inference_mode():
             expected, found = (model(torch.from_numpy(images)) for model in (detector, lighter))
     finally:
@@ -83,7 +83,7 @@ def test_lean_copy_scores_alike_and_leaves_the_detector_alone(exported):
     for name in expected._fields:
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=2e-4, rtol=1e-3)
     kinds = {type(module) for module in lighter.modules()}
-    assert {PlainAttention, PlainGelu, LeanMemory} <= kinds
+    assert {PlainAttention, PlainGelu, ScaledMemoryDecoder} <= kinds
     assert not {LayerScale, torch.nn.GELU} & kinds
     assert all(torch.equal(value, before[name]) for name, value in detector.state_dict().items())
 
@@ -129,5 +129,5 @@ def test_fp16_and_int8_of_the_real_architecture(exported):
     small = compare(reference, OnnxRuntimeRunner(whole, threads=1), [images[5:]])
     assert small.pixel_correlation > 0.97
     engine = Graph(engine_graph(whole))  # attention too is in FP16, though its shapes are computed in the graph
-    heavy = {node.name for node in Graph(graph).heavy() if node.op_type == "MatMul"}
+    heavy = {node.name for node in Graph(graph).heavy_nodes() if node.op_type == "MatMul"}
     assert [n.name for n in engine.graph.node if n.name in heavy and engine.is_float(n.output[0])] == []

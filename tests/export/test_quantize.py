@@ -8,14 +8,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge_ad.calibrate.int8 import ActivationRanges, measure_ranges
 from edge_ad.errors import ArtifactError, DataError
-from edge_ad.export.balance import balance, watched
-from edge_ad.export.compare import Remembering, compare
+from edge_ad.export.balance import activations_to_measure, balance
+from edge_ad.export.compare import CachingRunner, compare
 from edge_ad.export.graph_tools import Graph, raise_opset, with_metadata
 from edge_ad.export.quantize import (
     float_products,
-    half_tensors,
+    fp16_tensors,
     layers_of,
-    overflowing,
+    nodes_near_overflow,
     quantize_int8,
     to_fp16,
 )
@@ -55,9 +55,9 @@ def test_layers_are_the_heavy_linear_ones(model):
     assert {kinds[layer.name].op_type for layer in layers} == {"MatMul"}
     assert all(layer.axis == 1 for layer in weighted)
     (scores,) = [kinds[layer.name] for layer in layers if not layer.weight]  # queries and keys, and no softmax
-    readers = Graph(model).readers()
-    (scaled,) = readers[scores.output[0]]
-    assert [node.op_type for node in readers[scaled.output[0]]] == ["Softmax"]
+    consumers = Graph(model).consumers()
+    (scaled,) = consumers[scores.output[0]]
+    assert [node.op_type for node in consumers[scaled.output[0]]] == ["Softmax"]
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
@@ -72,12 +72,12 @@ def test_int8_scores_stay_close(model, images, ranges, method):
 def test_onnxruntime_runs_every_quantized_layer_in_int8(model, ranges, tmp_path, monkeypatch):
     options = onnxruntime.SessionOptions
 
-    def watched():
+    def activations_to_measure():
         own = options()
         own.optimized_model_filepath = str(tmp_path / "fused.onnx")
         return own
 
-    monkeypatch.setattr(onnxruntime, "SessionOptions", watched)
+    monkeypatch.setattr(onnxruntime, "SessionOptions", activations_to_measure)
     OnnxRuntimeRunner(quantize_int8(model, ranges.amax()), threads=1)
     kinds = [node.op_type for node in onnx.load(tmp_path / "fused.onnx").graph.node]
     assert "DequantizeLinear" not in kinds  # a pair that is not fused means a layer in float
@@ -127,8 +127,8 @@ def test_no_pair_of_products_can_leave_16_bits(model, ranges):
         if layer.weight:
             largest = np.abs(graph.value(f"{layer.name}.weight_q").astype(int)).max()
         else:
-            quantizers = [graph.makers[graph.makers[name].input[0]] for name in _node(graph, layer.name).input]
-            clips = [graph.makers[quantizer.input[0]] for quantizer in quantizers]
+            quantizers = [graph.producers[graph.producers[name].input[0]] for name in _node(graph, layer.name).input]
+            clips = [graph.producers[quantizer.input[0]] for quantizer in quantizers]
             assert [clip.op_type for clip in clips] == ["Clip", "Clip"]
             ends = [[float(graph.value(name)) for name in clip.input[1:]] for clip in clips]
             scales = [float(graph.value(quantizer.input[1])) for quantizer in quantizers]
@@ -149,7 +149,7 @@ def test_skipped_layers_stay_in_float(model, images, ranges):
 
 
 def test_balanced_graph_computes_the_same(model, images, ranges):
-    seen = measure_ranges(model, watched(model), [images], threads=1)
+    seen = measure_ranges(model, activations_to_measure(model), [images], threads=1)
     balanced = balance(model, seen.channel_amax, seen.channel_mean(), 0.75)
     assert balanced != model
     result = compare(OnnxRuntimeRunner(model), OnnxRuntimeRunner(balanced), [images])
@@ -169,18 +169,18 @@ def test_fp16_scores_stay_close_and_io_stays_float(model, images):
     for node in loaded.graph.node:
         if node.op_type in ("LayerNormalization", "Softmax", "ReduceL2", "TopK", "ReduceSum"):
             assert types.get(node.input[0], TensorProto.FLOAT) == TensorProto.FLOAT
-    heavy = [node for node in Graph(model).heavy() if node.op_type == "MatMul"]
+    heavy = [node for node in Graph(model).heavy_nodes() if node.op_type == "MatMul"]
     assert all(types[node.output[0]] == TensorProto.FLOAT16 for node in heavy if node.output[0] in types)
     assert len(graph) < 0.75 * len(model)
 
 
 def test_fp16_keeps_what_overflows(model, images):
-    names = half_tensors(model)
+    names = fp16_tensors(model)
     largest = measure_ranges(model, names, [images[:2]], threads=1).abs_max()
-    assert overflowing(model, largest) == set()
-    first = Graph(model).heavy()[0]
+    assert nodes_near_overflow(model, largest) == set()
+    first = Graph(model).heavy_nodes()[0]
     largest[first.output[0]] = 60000.0
-    assert overflowing(model, largest) == {first.name}
+    assert nodes_near_overflow(model, largest) == {first.name}
     kept = to_fp16(model, keep={first.name})
     types = {info.name: info.type.tensor_type.elem_type for info in Graph(kept).model.graph.value_info}
     assert types[first.output[0]] == TensorProto.FLOAT
@@ -250,7 +250,7 @@ def test_a_remembering_runner_runs_each_image_once(model, images):
 
     counting = Counting()
     known = [image.copy() for image in images[:3]]
-    runner = Remembering(counting, known)
+    runner = CachingRunner(counting, known)
     first = [runner(image[None]).pixel_scores for image in known]
     again = [runner(image[None]).pixel_scores for image in known]
     assert counting.calls == 3
@@ -318,8 +318,8 @@ def test_keys_lose_their_mean_and_scores_do_not_change():
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
     x = rng.normal(size=(1, 50, 8)).astype(np.float32)
-    assert "k" in watched(model)
-    seen = measure_ranges(model, watched(model), [x], threads=1)
+    assert "k" in activations_to_measure(model)
+    seen = measure_ranges(model, activations_to_measure(model), [x], threads=1)
     balanced = balance(model, seen.channel_amax, seen.channel_mean(), 0.75)
     before, after = (
         onnxruntime.InferenceSession(own, providers=["CPUExecutionProvider"]).run(["y"], {"images": x})[0]

@@ -14,7 +14,7 @@ from edge_ad.model.detector import Detector
 from edge_ad.model.student import MemoryDecoder, unit_tokens
 
 
-def lean(detector: Detector) -> Detector:
+def simplify(detector: Detector) -> Detector:
     """A copy whose constant factors are in its weights, and whose attention is plain matrix products.
 
     Attention's scale goes into the queries' weights, LayerScale into the layer before it. Blocks of another kind than
@@ -26,9 +26,9 @@ def lean(detector: Detector) -> Detector:
             if type(child) is nn.GELU and child.approximate == "none":
                 setattr(module, name, PlainGelu())
         if type(module) is Block and type(module.attn) is Attention and type(module.mlp) is Mlp:
-            _simplify(module)
+            _simplify_block(module)
         elif type(module) is MemoryDecoder:
-            module.__class__ = LeanMemory
+            module.__class__ = ScaledMemoryDecoder
             module.factor = float(module.sharpness / module.groups)
     return detector
 
@@ -55,8 +55,8 @@ class PlainAttention(nn.Module):
         query, key, value = (
             layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
         )
-        shares = (query @ key.transpose(-2, -1)).softmax(-1)
-        return self.project((shares @ value).transpose(1, 2).flatten(2))
+        attention = (query @ key.transpose(-2, -1)).softmax(-1)
+        return self.project((attention @ value).transpose(1, 2).flatten(2))
 
 
 class PlainGelu(nn.Module):
@@ -66,22 +66,22 @@ class PlainGelu(nn.Module):
         return x * (torch.erf(x / math.sqrt(2)) + 1) * 0.5
 
 
-class LeanMemory(MemoryDecoder):
-    """The memory with the softmax's sharpness on the tokens, which are fewer than the similarities.
+class ScaledMemoryDecoder(MemoryDecoder):
+    """MemoryDecoder with the softmax's sharpness on the tokens, which are fewer than the similarities.
 
-    Shares are divided by their token's largest before the product and the result multiplied by it: so every token
-    uses all of INT8's range, whether it resembles one prototype or a hundred.
+    Attention weights are divided by their token's largest before the product, and the result multiplied by it, so
+    every token uses all of INT8's range, whether it resembles one prototype or a hundred.
     """
 
     factor: float
 
     def recall(self, features: torch.Tensor) -> torch.Tensor:
-        shares = ((unit_tokens(features) * self.factor) @ self.prototypes.T).softmax(-1)
-        largest = shares.amax(-1, keepdim=True)
-        return (shares / largest) @ self.prototypes * largest
+        attention = ((unit_tokens(features) * self.factor) @ self.prototypes.T).softmax(-1)
+        largest = attention.amax(-1, keepdim=True)
+        return (attention / largest) @ self.prototypes * largest
 
 
-def _simplify(block: Block) -> None:
+def _simplify_block(block: Block) -> None:
     for scale, part, name in (("ls1", block.attn, "proj"), ("ls2", block.mlp, "fc2")):
         gain, layer = getattr(block, scale), getattr(part, name)
         if type(gain) is LayerScale:
