@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from edge_ad import __version__, metrics
 from edge_ad.artifact import Artifact, Preprocessing
-from edge_ad.data.images import Frame, Mask, fit_mask, preprocess, read_image, read_mask, resize_mask
+from edge_ad.data.images import Frame, Mask, preprocess, read_image
 from edge_ad.data.loader import batches, read_each, reason_of
+from edge_ad.data.masks import fit_mask, look_at_mask, resize_mask
 from edge_ad.data.samples import Dataset, Problem, Sample
 from edge_ad.errors import DataError
 from edge_ad.pixel_metrics import PixelMetrics
@@ -132,13 +133,20 @@ class CategoryResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result. about: stamps (what was measured on what). skipped: files left out; notes: used in part."""
+    """The result. about: stamps (what was measured on what). skipped: files left out; notes: used in part, or read
+    with a guess; doubts: masks that can hardly be right, so that the figures over pixels mean little."""
 
     categories: dict[str, CategoryResult]
     skipped: tuple[Problem, ...] = ()
     notes: tuple[Problem, ...] = ()
     about: dict[str, Any] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
+    doubts: tuple[Problem, ...] = ()
+
+    def findings(self) -> list[str]:
+        """A line for each file that was left out, used in part or doubted."""
+        named = (("left out", self.skipped), ("used in part", self.notes), ("doubtful", self.doubts))
+        return [f"{title}: {one.path}: {one.reason}" for title, problems in named for one in problems]
 
     def mean(self) -> Figures:
         """The unweighted mean over categories, each figure over the categories that have it; counts are sums."""
@@ -152,8 +160,9 @@ class Evaluation:
         about = {
             **self.about,
             "categories": list(tables),
-            "skipped": [{"path": str(p.path), "reason": p.reason} for p in self.skipped],
-            "notes": [{"path": str(p.path), "reason": p.reason} for p in self.notes],
+            "skipped": _plain(self.skipped),
+            "notes": _plain(self.notes),
+            "doubts": _plain(self.doubts),
         }
         return {**top, **tables, "mean": dataclasses.asdict(mean), "about": about}
 
@@ -163,6 +172,10 @@ class Evaluation:
         table["native"] = result.native_figures()
         table["at_threshold"] = result.rates(self.thresholds[name]) if name in self.thresholds else None
         return table
+
+
+def _plain(problems: Sequence[Problem]) -> list[dict[str, str]]:
+    return [{"path": str(one.path), "reason": one.reason} for one in problems]
 
 
 _NAMES = tuple(f.name for f in dataclasses.fields(Figures))
@@ -188,8 +201,9 @@ def evaluate(
     watch: sees every photo with its scores, and must not keep them all. advance: called once a photo.
 
     Masks are brought to the size of pixel_scores by taking the nearest pixel. Defects without a mask count for the
-    figures over photos only; where no defect has one, figures over pixels are None. A photo that can't be read is
-    skipped and named. Raises DataError when none is left.
+    figures over photos only; where no defect has one, figures over pixels are None. Masks of most of a picture
+    count, and are named in `doubts`. A photo that can't be read is skipped and named.
+    Raises DataError when none is left.
     """
     samples = dataset.test
     if not samples:
@@ -200,6 +214,7 @@ def evaluate(
     used = {sample.path for sample in dataset.samples}  # such as a defect whose mask is missing
     skipped = [problem for problem in dataset.problems if problem.path not in used]
     notes = [problem for problem in dataset.problems if problem.path in used]
+    doubts: list[Problem] = []
     masked = {s.category for s in samples if s.mask_path}
     for group in batches(read_each(samples, partial(_load, preprocessing=preprocessing), skipped), batch):
         outputs: Outputs = runner(np.stack([one.image for _, one in group]))
@@ -208,6 +223,7 @@ def evaluate(
             result = results.setdefault(sample.category, CategoryResult())
             result.scored.append(Scored(sample, look.image_score))
             notes += one.notes
+            doubts += one.doubts
             if sample.category in masked:
                 _count_pixels(result, look, native)
             if watch:
@@ -222,7 +238,7 @@ def evaluate(
     left_out = {problem.path for problem in skipped}
     notes = [problem for problem in notes if problem.path not in left_out]
     ordered = {name: results[name] for name in sorted(results)}
-    return Evaluation(ordered, tuple(skipped), tuple(notes), dict(about or {}), dict(thresholds or {}))
+    return Evaluation(ordered, tuple(skipped), tuple(notes), dict(about or {}), dict(thresholds or {}), tuple(doubts))
 
 
 def _count_pixels(result: CategoryResult, look: Look, native: bool) -> None:
@@ -240,30 +256,31 @@ def _count_pixels(result: CategoryResult, look: Look, native: bool) -> None:
 class _Loaded(NamedTuple):
     frame: Frame
     image: npt.NDArray[np.float32]
-    mask: Mask | None
-    notes: list[Problem]
+    mask: Mask | None = None
+    notes: list[Problem] = []  # noqa: RUF012  (never changed)
+    doubts: list[Problem] = []  # noqa: RUF012
 
 
 def _load(sample: Sample, preprocessing: Preprocessing) -> _Loaded:
     frame = read_image(sample.path)
     image = preprocess(frame, preprocessing.image_size, preprocessing.mean, preprocessing.std)
-    if sample.mask_path is None:
-        return _Loaded(frame, image, None, [])
+    path = sample.mask_path
+    if path is None:
+        return _Loaded(frame, image)
     try:
-        mask = read_mask(sample.mask_path)
+        mask, remark, doubt = look_at_mask(path)
+        remarks = [remark] if remark else []
+        if mask.shape != frame.shape[:2]:
+            mask = fit_mask(mask, frame.shape[:2], path)  # a mask of another picture would spoil figures over pixels
+            remarks.append(f"mask resized to the photo's {frame.shape[0]}x{frame.shape[1]}")
     except DataError as error:
-        return _Loaded(frame, image, None, [Problem(sample.mask_path, reason_of(error, sample.mask_path))])
-    notes = []
-    if mask.shape != frame.shape[:2]:
-        try:
-            mask = fit_mask(mask, frame.shape[:2], sample.mask_path)
-        except DataError as error:  # a mask of another picture would spoil the figures over pixels
-            return _Loaded(frame, image, None, [Problem(sample.mask_path, reason_of(error, sample.mask_path))])
-        notes.append(Problem(sample.mask_path, f"mask resized to the photo's {frame.shape[0]}x{frame.shape[1]}"))
+        return _Loaded(frame, image, None, [Problem(path, reason_of(error, path))])
     if sample.label and not mask.any():
-        notes.append(Problem(sample.mask_path, "mask of a defect is empty: its pixels are not counted"))
-        return _Loaded(frame, image, None, notes)
-    return _Loaded(frame, image, mask, notes)
+        remarks.append("mask of a defect is empty: its pixels are not counted")
+    notes = [Problem(path, text) for text in remarks]
+    return _Loaded(
+        frame, image, mask if mask.any() or not sample.label else None, notes, [Problem(path, doubt)] * bool(doubt)
+    )
 
 
 def _mean(figures: Sequence[Figures]) -> Figures:

@@ -81,7 +81,7 @@ def write_report(evaluation: Evaluation, gallery: Gallery, calibrations: Calibra
     about = evaluation.about
     title = f"{about.get('artifact', 'detector')} on {about.get('data', 'data')}"
     parts = [f"<h1>{_text(title)}</h1>", _summary_table(evaluation), _about_table(about)]
-    parts += [_files(evaluation)] if evaluation.skipped or evaluation.notes else []
+    parts += [_files(evaluation)] if evaluation.findings() else []
     for name, result in evaluation.categories.items():
         calibration = (calibrations or {}).get(name)
         parts.append(_category(name, result, evaluation.thresholds.get(name), gallery, calibration))
@@ -222,7 +222,12 @@ def _files(evaluation: Evaluation) -> str:
     def items(problems: Sequence[Any]) -> str:
         return "".join(f"<li><code>{_text(p.path)}</code>: {_text(p.reason)}</li>" for p in problems)
 
+    doubts = (
+        f"<p class='warning'>{len(evaluation.doubts)} masks can hardly be right: P-AUROC and AUPRO mean little until "
+        f"they are put right.</p><ul>{items(evaluation.doubts)}</ul>"
+    )
     return (
+        f"{doubts if evaluation.doubts else ''}"
         f"<details><summary>{len(evaluation.skipped)} files left out, {len(evaluation.notes)} used in part</summary>"
         f"<ul>{items(evaluation.skipped)}{items(evaluation.notes)}</ul></details>"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from edge_ad.evaluation import evaluate
 from edge_ad.export.compare import Comparison, compare
 from edge_ad.runtime.engines.runner import Array, Runner
 
+log = logging.getLogger(__name__)
 ALLOWED_POINTS = {"fp32": 0.1, "fp16": 0.2, "int8": 0.5}  # of 100, per metric
 # Least pixel-score correlation on normals, for when there is no labelled data
 ALLOWED_CORRELATION = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.99}
@@ -85,9 +87,18 @@ def judge(
     return GateReport(precision, not reasons, tuple(reasons), comparison, before, after, allowed)
 
 
-def measure(runner: Runner, dataset: Dataset, preprocessing: Preprocessing) -> Metrics:
-    """ALL_METRICS on the test photos, as `edgead eval` computes them; of several categories their mean."""
-    figures = evaluate(runner, dataset, preprocessing, native=False).mean()
+def measure(runner: Runner, dataset: Dataset, preprocessing: Preprocessing, said: set[str] | None = None) -> Metrics:
+    """ALL_METRICS on the test photos, as `edgead eval` computes them; of several categories their mean.
+
+    said: findings about the photos that were logged already; new ones are logged and added.
+    """
+    result = evaluate(runner, dataset, preprocessing, native=False)
+    said = set() if said is None else said
+    for line in result.findings():
+        if line not in said:
+            log.warning("%s", line)
+            said.add(line)
+    figures = result.mean()
     return {name: getattr(figures, name) for name in ALL_METRICS}
 
 

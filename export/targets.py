@@ -105,7 +105,7 @@ def metrics_on(artifact: Artifact, folder: Path) -> Callable[[Runner], Metrics]:
     dataset = scan(folder)
     if not dataset.test:
         raise DataError(f"{folder} has no labelled test photos", "leave --data out to judge on normals alone")
-    return partial(measure, dataset=dataset, preprocessing=artifact.manifest.preprocessing)
+    return partial(measure, dataset=dataset, preprocessing=artifact.manifest.preprocessing, said=set())
 
 
 def parse_range_method(name: str) -> Method:

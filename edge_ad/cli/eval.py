@@ -116,13 +116,22 @@ def _torch_runner(artifact: Artifact, threads: int | None) -> Any:
 
 def _say(words: Console, result: Any) -> None:
     """Files that were left out or used in part, a few by name and all by number."""
-    for title, problems in (("left out", result.skipped), ("used in part", result.notes)):
+    for title, problems in (
+        ("left out", result.skipped),
+        ("used in part", result.notes),
+        ("doubtful", result.doubts),
+    ):
         for problem in problems[:10]:
             words.print(f"{title}: {problem.path}: {problem.reason}", style="yellow", markup=False, soft_wrap=True)
         if len(problems) > 10:
             words.print(
                 f"... {len(problems)} files {title}, all of them named in --json and --report", style="yellow"
             )
+    if result.doubts:
+        words.print(
+            f"{len(result.doubts)} masks can hardly be right: P-AUROC and AUPRO mean little until they are put right",
+            style="bold red", soft_wrap=True,
+        )  # fmt: skip
     if str(result.about.get("teacher", {}).get("source", "")).startswith("random"):
         words.print("the teacher's weights are random: these figures say nothing", style="bold red")
 

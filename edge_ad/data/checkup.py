@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edge_ad.data.images import fit_mask, read_mask, read_raw, to_frame
+from edge_ad.data.images import read_raw, to_frame
 from edge_ad.data.loader import read_each
+from edge_ad.data.masks import fit_mask, look_at_mask
 from edge_ad.data.samples import Dataset, Problem, Sample
 from edge_ad.errors import DataError
 
@@ -57,7 +58,8 @@ class Checkup:
     """All findings; the lists name files. trainable: whether every category has enough readable good photos.
 
     copies: groups of identical pictures; near_copies: groups that differ only by encoding or scale. leaks: test
-    photos that are also in train. odd: photos unlike the others. masks: missing, unreadable, empty or ill-fitting.
+    photos that are also in train. odd: photos unlike the others. masks: missing, unreadable,
+    empty, ill-fitting, guessed or doubtful.
     notes: what one should know before training.
     """
 
@@ -142,11 +144,15 @@ def _check_masks(looks: Iterable[Look]) -> list[Problem]:
         path = look.sample.mask_path
         if path is None:
             continue
+        findings: list[str] = []
         try:
-            if not fit_mask(read_mask(path), look.size, path).any():
-                problems.append(Problem(path, "empty mask: no pixel is marked"))
+            mask, *findings = look_at_mask(path)
+            if not fit_mask(mask, look.size, path).any() and look.sample.label:
+                findings.append("empty mask: no pixel is marked")
         except DataError as error:
-            problems.append(Problem(path, error.message))
+            findings.append(error.message)
+        reasons = "; ".join(filter(None, findings))
+        problems += [Problem(path, reasons)] if reasons else []
     return problems
 
 

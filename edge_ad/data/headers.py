@@ -1,12 +1,35 @@
-"""What image files say about themselves before they are decoded: their size, and whether their end is there."""
+"""What image files say about themselves before they are decoded: their kind, their size, and whether all is there."""
 
 from __future__ import annotations
 
+import re
 import struct
+from typing import NamedTuple
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_WIDTH, _LENGTH, _BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR, _EXTRA, _FORMAT = 256, 257, 258, 262, 277, 284, 338, 339
 _NO_FRAME = {0xC4, 0xC8, 0xCC}  # markers between SOF0 and SOF15 that carry no size
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # FF 00 and the restart marks are inside of a scan
+_BRANDS = {
+    **dict.fromkeys((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"), "a HEIC picture"),
+    b"crx ": "a raw file of a camera",
+}
+_STRANGERS = (
+    (b"version https://git-lfs", "a pointer of Git LFS, not the file itself (`git lfs pull` fetches it)"),
+    (b"%pdf", "a PDF"),
+    (b"<svg", "an SVG drawing"),
+    (b"<!doctype", "a web page"),
+    (b"<html", "a web page"),
+    (b"<?xml", "an XML text"),
+    (b"8BPS", "a Photoshop file"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"\xff\x0a", "a JPEG XL picture"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
+    (b"II\xbc\x01", "a JPEG XR picture"),
+)
 
 
 def size_in_header(data: bytes) -> tuple[int, int] | None:
@@ -20,7 +43,7 @@ def size_in_header(data: bytes) -> tuple[int, int] | None:
             width, height = struct.unpack("<ii", data[18:26])
         elif data.startswith((b"GIF87a", b"GIF89a")):
             width, height = struct.unpack("<HH", data[6:10])
-        elif data[:4] in (b"II*\0", b"MM\0*"):
+        elif data[:4] in _TIFF:
             return _tiff_size(data)
         else:
             return None
@@ -30,12 +53,73 @@ def size_in_header(data: bytes) -> tuple[int, int] | None:
 
 
 def is_cut_off(data: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end mark; bytes after the mark don't matter."""
+    """Whether a JPEG or PNG lacks its end mark.
+
+    What follows the mark doesn't matter: phones append a film there (motion photos), cameras a preview.
+    """
     if data.startswith(_JPEG):
-        # Entropy-coded data hold no FF D9, so the last scan is whole when an end mark comes after its start.
-        return data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda")
+        return _jpeg_end(data) is None
     if data.startswith(_PNG):
-        return b"IEND" not in data
+        return not _has_png_end(data)
+    return False
+
+
+class Care(NamedTuple):
+    """What the decoder needs to be told, or gets wrong.
+
+    in_colour: it must decode to 8-bit colour. scale: of the values it gives. premultiplied: its colours are
+    multiplied by alpha. refuse: what the file holds that can't be decoded rightly.
+    """
+
+    in_colour: bool = False
+    scale: float = 1.0
+    premultiplied: bool = False
+    refuse: str = ""
+
+
+def care_for(data: bytes) -> Care:
+    """What must be minded in decoding the file with OpenCV, which is silent about what it doesn't understand."""
+    try:
+        if data[:4] in _TIFF:
+            return _tiff_care(data)
+        if data.startswith(b"BM"):
+            return _bmp_care(data)
+        if data[:2] in (b"P2", b"P3", b"P5", b"P6"):
+            return _pnm_care(data)
+    except struct.error:
+        pass
+    return Care()
+
+
+def stranger(data: bytes) -> str:
+    """What a file is that isn't read as a picture, such as "a HEIC picture"; empty where it can't be told."""
+    if data[4:8] == b"ftyp":
+        brand = data[8:12]
+        return _BRANDS.get(brand, "" if brand in (b"avif", b"avis") else "a film (MP4 or its like)")
+    text = data[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return next((name for start, name in _STRANGERS if data.startswith(start) or text.startswith(start)), "")
+
+
+def _jpeg_end(data: bytes) -> int | None:
+    """Where the first picture of a JPEG file ends, after its end mark; None where there is none."""
+    at = 2
+    while (mark := _MARKER.search(data, at)) is not None:
+        at, marker = mark.end(), data[mark.end() - 1]
+        if marker == 0xD9:
+            return at
+        if marker in (0x01, 0xD8) or at + 2 > len(data):
+            continue
+        at += int(struct.unpack(">H", data[at : at + 2])[0])  # after a scan's header, the search passes over its data
+    return None
+
+
+def _has_png_end(data: bytes) -> bool:
+    at = len(_PNG)
+    while at + 12 <= len(data):
+        length, kind = struct.unpack(">I4s", data[at : at + 8])
+        if kind == b"IEND":
+            return True
+        at += 12 + int(length)
     return False
 
 
@@ -57,16 +141,54 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _tiff_size(data: bytes) -> tuple[int, int] | None:
-    order = "<" if data[:2] == b"II" else ">"
-    (start,) = struct.unpack(order + "I", data[4:8])
-    (entries,) = struct.unpack(order + "H", data[start : start + 2])
-    found = {}
+def _tiff_tags(data: bytes) -> dict[int, int]:
+    """First value of each tag of the first picture of a TIFF, classic or BigTIFF, as far as it is a whole number."""
+    order, big = "<" if data[:2] == b"II" else ">", data[2:4] in (b"+\0", b"\0+")
+    pointer, count, entry, inline = ("Q", "Q", 20, 12) if big else ("I", "H", 12, 8)
+    (start,) = struct.unpack_from(order + pointer, data, 8 if big else 4)
+    (entries,) = struct.unpack_from(order + count, data, start)
+    tags = {}
     for i in range(entries):
-        at = start + 2 + 12 * i
-        tag, kind = struct.unpack(order + "HH", data[at : at + 4])
-        if tag in (256, 257):  # ImageWidth, ImageLength
-            found[tag] = struct.unpack(
-                order + ("H" if kind == 3 else "I"), data[at + 8 : at + (10 if kind == 3 else 12)]
-            )[0]
-    return (found[257], found[256]) if len(found) == 2 else None
+        at = start + struct.calcsize(count) + entry * i
+        tag, kind = struct.unpack_from(order + "HH", data, at)
+        (length,) = struct.unpack_from(order + pointer, data, at + 4)
+        code = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(kind)
+        if code is None:
+            continue
+        inside = length * struct.calcsize(code) <= (8 if big else 4)
+        place = at + inline if inside else int(struct.unpack_from(order + pointer, data, at + inline)[0])
+        tags[tag] = int(struct.unpack_from(order + code, data, place)[0])
+    return tags
+
+
+def _tiff_size(data: bytes) -> tuple[int, int] | None:
+    tags = _tiff_tags(data)
+    return (tags[_LENGTH], tags[_WIDTH]) if {_LENGTH, _WIDTH} <= tags.keys() else None
+
+
+def _tiff_care(data: bytes) -> Care:
+    tags = _tiff_tags(data)
+    bits, samples, format_ = (tags.get(tag, 1) for tag in (_BITS, _SAMPLES, _FORMAT))
+    inverted = tags.get(_PHOTOMETRIC) == 0  # MinIsWhite
+    if format_ == 3 and inverted:
+        return Care(refuse="floats with white as zero")
+    if bits > 8 and (inverted or (samples > 1 and tags.get(_PLANAR) == 2)):
+        return Care(in_colour=True)  # the raw planes come out inverted, or cut into stripes of one colour
+    return Care(premultiplied=bits == 8 and samples == 4 and tags.get(_EXTRA) == 2)
+
+
+def _bmp_care(data: bytes) -> Care:
+    bits, compression = struct.unpack_from("<HI", data, 28)
+    if bits == 16:
+        return Care(refuse="5 or 6 bits a channel")
+    order = struct.unpack_from("<3I", data, 54) if compression in (3, 6) else ()
+    if order not in ((), (0xFF0000, 0xFF00, 0xFF)) and struct.unpack_from("<I", data, 14)[0] < 56:
+        return Care(refuse="channels in an order of its own")
+    return Care()
+
+
+def _pnm_care(data: bytes) -> Care:
+    fields = re.match(rb"P[2356](?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+(\d+)", data[:4096])
+    top = int(fields[1]) if fields else 255
+    full = 255 if top < 256 else 65535
+    return Care(scale=full / top if top else 1.0)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edge_ad.data.headers import is_cut_off, size_in_header
+from edge_ad.data.headers import care_for, is_cut_off, size_in_header, stranger
 from edge_ad.errors import DataError
 
 Frame = npt.NDArray[np.uint8]
@@ -22,7 +22,6 @@ SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2", ".gif", ".avif"}
 )
 MAX_PIXELS = 1 << 28  # 268 million: beyond it a small file could fill the memory
-FEW_VALUES = 16  # a mask with more distinct values than this was resampled or saved as JPEG
 _AS_STORED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH  # unlike IMREAD_UNCHANGED, this one obeys EXIF
 
 if (
@@ -72,35 +71,22 @@ def read_image(path: Path | str) -> Frame:
     return to_frame(read_raw(path), path)
 
 
-def read_raw(path: Path | str) -> npt.NDArray[Any]:
-    """The picture as stored, upright: [H, W] or [H, W, 3] BGR, at its own depth. Raises DataError as read_image."""
+def read_raw(path: Path | str, *, alpha: bool = False) -> npt.NDArray[Any]:
+    """The picture as stored, upright: [H, W] or [H, W, 3] BGR, at its own depth. Raises DataError as read_image.
+
+    alpha: keep it where there is one, as a fourth channel; such a picture is not turned by its EXIF orientation.
+    """
     try:
         data = Path(path).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         why = getattr(error, "strerror", None) or error
         raise DataError(f"can't read {path}: {why}", "check the path and its rights") from error
-    return _decode(data, path)
+    return _decode(data, path, alpha)
 
 
 def decode_image(data: bytes, name: str) -> Frame:
     """Frame [H, W, 3], RGB, from the bytes of an image file; `name` is for messages. Raises as read_image."""
     return to_frame(_decode(data, name), name)
-
-
-def read_mask(path: Path | str) -> Mask:
-    """Mask [H, W], true on the defect. Raises DataError as read_image.
-
-    A picture of few values (0 and 255, 0 and 1, numbered kinds) counts where it isn't black; one of many values was
-    resampled or saved as JPEG and counts above half of its maximum.
-    """
-    image = read_raw(path)
-    brightest = image.max(axis=2) if image.ndim == 3 else image
-    if brightest.dtype == np.uint8:
-        counts = np.bincount(brightest.ravel())  # faster than sorting a large mask
-    else:
-        counts = np.unique(brightest, return_counts=True)[1]
-    few = np.count_nonzero(counts) <= FEW_VALUES
-    return np.asarray(brightest > (0 if few else brightest.max() / 2))
 
 
 def preprocess(
@@ -120,24 +106,6 @@ def to_frame(image: npt.NDArray[Any], name: Path | str) -> Frame:
     """RGB [H, W, 3] uint8 from what OpenCV decoded: gray or BGR of any depth. name: for messages."""
     image = _to_8_bit(image, name)
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB), np.uint8)
-
-
-def fit_mask(mask: Mask, size: Sequence[int], name: Path | str) -> Mask:
-    """The mask at its image's size (H, W); DataError when the proportions differ by more than 2 %."""
-    (h, w), (to_h, to_w) = mask.shape, size
-    if abs(h * to_w - w * to_h) > 0.02 * max(h * to_w, w * to_h) + max(to_h, to_w):
-        raise DataError(
-            f"{name} is {h}x{w} (H x W) but its image is {to_h}x{to_w}", "the mask belongs to another picture"
-        )
-    return resize_mask(mask, size)
-
-
-def resize_mask(mask: Mask, size: Sequence[int]) -> Mask:
-    """Mask at size (H, W), nearest pixel, so that no pixel is half a defect."""
-    if mask.shape == tuple(size):
-        return mask
-    resized = cv2.resize(mask.astype(np.uint8), (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
-    return np.asarray(resized > 0)
 
 
 def shrink(frame: Frame, side: int) -> Frame:
@@ -175,7 +143,7 @@ def write_image(path: Path | str, frame: npt.NDArray[np.uint8]) -> None:
         ) from error
 
 
-def _decode(data: bytes, name: Path | str) -> npt.NDArray[Any]:
+def _decode(data: bytes, name: Path | str, alpha: bool = False) -> npt.NDArray[Any]:
     if not data:
         raise DataError(f"{name} is empty (0 bytes)", "copy it again or delete it")
     size = size_in_header(data)
@@ -185,15 +153,35 @@ def _decode(data: bytes, name: Path | str) -> npt.NDArray[Any]:
         )
     if is_cut_off(data):  # some decoders fill the missing part with gray and say nothing
         raise DataError(f"{name} is cut short: its end is missing", "copy it again or delete it")
+    care = care_for(data)
+    if care.refuse:
+        raise DataError(f"{name} holds {care.refuse}, which is not read", "save it as PNG, or as an ordinary TIFF")
+    flags = cv2.IMREAD_COLOR if care.in_colour else _AS_STORED
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), _AS_STORED)
+        image = cv2.imdecode(
+            np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED if alpha or care.premultiplied else flags
+        )
         if image is None:  # some kinds of TIFF are only decoded to 8-bit colour
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise DataError(f"can't decode {name}: {error.err or error}", "open it elsewhere or delete it") from error
     if image is None or image.size == 0:
-        raise DataError(f"can't decode {name}: damaged or no image", "copy it again or delete it")
-    return np.asarray(image[:, :, :3] if image.ndim == 3 and image.shape[2] == 4 else image)
+        what = stranger(data)
+        hint = "save it as JPEG or PNG" if what else "copy it again, or save it as JPEG or PNG"
+        raise DataError(
+            f"can't decode {name}: {f'it is {what}' if what else 'damaged, or of a kind that is not read'}", hint
+        )
+    if care.scale != 1:
+        image = np.rint(np.minimum(image * care.scale, np.iinfo(image.dtype).max)).astype(image.dtype)
+    return np.asarray(image if alpha else _without_alpha(image, name, care.premultiplied))
+
+
+def _without_alpha(image: npt.NDArray[Any], name: Path | str, premultiplied: bool) -> npt.NDArray[Any]:
+    if image.ndim < 3 or image.shape[2] < 4:
+        return image
+    if premultiplied and image[:, :, 3].min() < 255:
+        raise DataError(f"{name} is a transparent TIFF, whose colours are not read", "save it without transparency")
+    return image[:, :, :3]
 
 
 def _to_8_bit(image: npt.NDArray[Any], name: Path | str) -> npt.NDArray[np.uint8]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import logging
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,6 +41,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "p-texture": {"synthesis": {"sources": ("texture",)}},
     "p-ddpm": {"synthesis": {"sources": ("ddpm",)}},
 }
+log = logging.getLogger(__name__)
 METRICS = ("i_auroc", "p_auroc", "aupro", "f1_max")
 
 
@@ -151,10 +153,12 @@ def _measure(artifact: Artifact, dataset: Dataset) -> dict[str, float | None]:
     if metrics is None:
         runner = open_runner(artifact, "onnxruntime", "fp32")
         try:
-            result = evaluate(runner, dataset, artifact.manifest.preprocessing, native=False).mean()
+            result = evaluate(runner, dataset, artifact.manifest.preprocessing, native=False)
         finally:
             runner.close()
-        metrics = {key: value for key, value in dataclasses.asdict(result).items() if key in METRICS}
+        for line in result.findings():
+            log.warning("%s", line)
+        metrics = {key: value for key, value in dataclasses.asdict(result.mean()).items() if key in METRICS}
         artifact.update(reports={"ablation": metrics})
     return {key: metrics.get(key) for key in METRICS}
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from edge_ad.config import ModelConfig
-from edge_ad.data.images import read_mask, resize_mask
+from edge_ad.data.masks import read_mask, resize_mask
 from edge_ad.data.samples import scan
 from edge_ad.metrics import aupro
 from edge_ad.model.detector import SMOOTHING, upsampling_matrix

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from edge_ad import metrics
-from edge_ad.data.images import read_image, read_mask, write_image
+from edge_ad.data.images import read_image, write_image
+from edge_ad.data.masks import read_mask
 from edge_ad.data.samples import scan
 from edge_ad.errors import DataError
 from edge_ad.evaluation import category_calibrations, evaluate, stamps
@@ -209,3 +210,32 @@ def test_gallery_keeps_a_fixed_number(tmp_path, parts, measure):
     assert {len(kept) for kept in gallery.kept.values()} == {6}
     lowest = sorted(one.image_score for one in result.scored if one.sample.label)[:6]
     assert [shown.image_score for shown in gallery.row("stripes", "missed")] == lowest
+
+
+@pytest.mark.parametrize("saved", ["jpeg", "alpha", "inverted"])
+def test_masks_saved_in_other_ways_give_the_same_figures_or_are_doubted(tmp_path, parts, measure, saved):
+    write_category(tmp_path / "a", parts)
+    right = measure(tmp_path / "a")
+    for path in (tmp_path / "a/ground_truth").rglob("*.png"):
+        mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        path.unlink()
+        if saved == "jpeg":
+            assert cv2.imwrite(str(path.with_suffix(".jpg")), mask)
+        elif saved == "alpha":
+            assert cv2.imwrite(str(path), np.dstack([np.full_like(mask, 255)] * 3 + [mask]))
+        else:
+            assert cv2.imwrite(str(path), 255 - mask)
+    found = measure(tmp_path / "a")
+    if saved == "inverted":
+        assert len(found.doubts) == len(found.to_dict()["about"]["doubts"]) == 6
+        assert any("inverted?" in line and "0_mask.png" in line for line in found.findings())
+        gallery = Gallery()
+        measure(tmp_path / "a", watch=gallery)
+        assert "6 masks can hardly be right" in write_report(found, gallery, {})
+        return
+    assert found.doubts == ()
+    assert len(found.notes) == 6  # how each was read
+    same = right.to_dict()["a"]
+    assert found.to_dict()["a"]["regions"] == same["regions"]
+    assert found.to_dict()["a"]["native"]["regions"] == same["native"]["regions"]
+    assert found.to_dict()["a"]["aupro"] == pytest.approx(same["aupro"], abs=1e-6)

@@ -101,6 +101,43 @@ def test_cut_short(tmp_path, name):
         images.read_image(path)
 
 
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_what_follows_the_end_of_a_picture_does_not_matter(tmp_path, name, options):
+    """A phone's motion photo has a film behind its JPEG, in which any mark may occur."""
+    path = saved(tmp_path, name, **(options if name == "a.jpg" else {}))
+    whole = images.read_image(path)
+    film = b"\0\0\0\x18ftypmp42" + b"\xff\xd8\xff\xda\0\x08" * 50 + bytes(range(256)) * 8
+    path.write_bytes(path.read_bytes() + film)
+    np.testing.assert_array_equal(images.read_image(path), whole)
+
+
+def test_a_cut_picture_is_cut_although_its_preview_is_whole(tmp_path):
+    preview = saved(tmp_path, "preview.jpg").read_bytes()
+    data = saved(tmp_path, "a.jpg").read_bytes()
+    held = data[:2] + b"\xff\xe1" + (len(preview) + 2).to_bytes(2, "big") + preview + data[2:]
+    (tmp_path / "a.jpg").write_bytes(held)
+    assert images.read_image(tmp_path / "a.jpg").shape == (20, 30, 3)
+    (tmp_path / "a.jpg").write_bytes(held[:-40])
+    with pytest.raises(DataError, match="cut short"):
+        images.read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"\0\0\0\x24ftypheic" + bytes(40), "a HEIC picture"),
+        (b"\0\0\0\x18ftypmp42" + bytes(40), "a film"),
+        (b"\xef\xbb\xbf <!DOCTYPE html><html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        (b"PK\x03\x04" + bytes(40), "a ZIP archive"),
+    ],
+)
+def test_a_file_that_is_something_else_is_called_what_it_is(data, what):
+    with pytest.raises(DataError, match=f"can't decode part.jpg: it is {what}"):
+        images.decode_image(data, "part.jpg")
+
+
 def test_broken_files_are_named(tmp_path):
     (tmp_path / "zero.jpg").touch()
     (tmp_path / "text.png").write_text("not a picture")
@@ -125,24 +162,3 @@ def test_huge_is_refused_before_it_takes_memory(tmp_path):
     jpeg.write_bytes(data)
     with pytest.raises(DataError, match="65535x65535"):
         images.read_image(jpeg)
-
-
-def test_masks(tmp_path):
-    truth = np.zeros((20, 30), bool)
-    truth[5:9, 6:20] = True
-    for value in (1, 255):  # VisA numbers its kinds, MVTec uses white
-        path = saved(tmp_path, "m.png", Image.fromarray(truth.astype(np.uint8) * np.uint8(value)))
-        np.testing.assert_array_equal(images.read_mask(path), truth)
-    colour = np.zeros((20, 30, 3), np.uint8)
-    colour[truth] = (0, 0, 9)
-    np.testing.assert_array_equal(images.read_mask(saved(tmp_path, "c.png", Image.fromarray(colour))), truth)
-    smeared = images.read_mask(saved(tmp_path, "m.jpg", Image.fromarray(truth.astype(np.uint8) * np.uint8(255))))
-    np.testing.assert_array_equal(smeared, truth)
-
-
-def test_mask_of_another_size():
-    mask = np.zeros((100, 50), bool)
-    mask[:50] = True
-    assert images.fit_mask(mask, (20, 10), "m.png")[:10].all()
-    with pytest.raises(DataError, match=r"m\.png is 100x50"):
-        images.fit_mask(mask, (50, 100), "m.png")

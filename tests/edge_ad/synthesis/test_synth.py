@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from edge_ad.cli import main
-from edge_ad.data.images import read_image, read_mask
+from edge_ad.data.images import read_image
+from edge_ad.data.masks import read_mask
 from edge_ad.data.samples import scan
 from edge_ad.synthesis.defects import VISIBLE
 
