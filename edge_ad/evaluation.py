@@ -32,7 +32,7 @@ Scores = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Figures:
+class Metrics:
     """Fractions, 0..1; None where not defined (one class only, or no masks).
 
     i_: over photos; p_: over pixels; aupro: per-region overlap up to FPR 0.3, aupro_05 up to 0.05; f1_max and
@@ -52,14 +52,14 @@ class Figures:
     regions: int = 0
 
 
-class Scored(NamedTuple):
+class ImageScore(NamedTuple):
     """One photo and its score."""
 
     sample: Sample
     image_score: float
 
 
-class Look(NamedTuple):
+class ScoredPhoto(NamedTuple):
     """One photo while it is measured. pixel_scores: [256,256]; mask: [H,W] of the frame, None where unknown."""
 
     sample: Sample
@@ -74,7 +74,7 @@ class CategoryResult:
     """Scores and pixels of one category. pixels, native: at the size of pixel_scores and at the photos' size, by
     kind of defect ("good" among them)."""
 
-    scored: list[Scored] = field(default_factory=list)
+    scored: list[ImageScore] = field(default_factory=list)
     pixels: dict[str, PixelMetrics] = field(default_factory=dict)
     native: dict[str, PixelMetrics] = field(default_factory=dict)
 
@@ -83,12 +83,12 @@ class CategoryResult:
         """Names of the kinds of defect, sorted."""
         return tuple(sorted({one.sample.kind for one in self.scored if one.sample.label}))
 
-    def figures(self, kind: str | None = None) -> Figures:
+    def metrics(self, kind: str | None = None) -> Metrics:
         """Over all photos, or over the good ones and one kind of defect."""
         chosen = [one for one in self.scored if kind is None or not one.sample.label or one.sample.kind == kind]
         scores, labels = np.array([s.image_score for s in chosen]), np.array([s.sample.label for s in chosen], int)
-        pixels = self.pooled(self.pixels, kind)
-        return Figures(
+        pixels = self.pool(self.pixels, kind)
+        return Metrics(
             _known(metrics.image_auroc(scores, labels)),
             _known(pixels.auroc()),
             _known(pixels.aupro()),
@@ -102,11 +102,11 @@ class CategoryResult:
             pixels.regions,
         )
 
-    def native_figures(self) -> dict[str, Any] | None:
+    def native_metrics(self) -> dict[str, Any] | None:
         """Pixel figures at the photos' own size; None where they were not asked for."""
         if not self.native:
             return None
-        pixels = self.pooled(self.native)
+        pixels = self.pool(self.native)
         return {
             "p_auroc": _known(pixels.auroc()),
             "aupro": _known(pixels.aupro()),
@@ -114,7 +114,7 @@ class CategoryResult:
             "regions": pixels.regions,
         }
 
-    def pooled(self, collected: Mapping[str, PixelMetrics], kind: str | None = None) -> PixelMetrics:
+    def pool(self, collected: Mapping[str, PixelMetrics], kind: str | None = None) -> PixelMetrics:
         """One collection of the good photos' pixels and those of a kind, or of all kinds."""
         return PixelMetrics().merged(*(p for name, p in collected.items() if kind in (None, name) or name == "good"))
 
@@ -133,7 +133,7 @@ class CategoryResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result. about: stamps (what was measured on what). skipped: files left out; notes: used in part, or read
+    """Results by category. about: provenance. skipped: files left out; notes: used in part, or read
     with a guess; doubts: masks that can hardly be right, so that the figures over pixels mean little."""
 
     categories: dict[str, CategoryResult]
@@ -148,14 +148,14 @@ class Evaluation:
         named = (("left out", self.skipped), ("used in part", self.notes), ("doubtful", self.doubts))
         return [f"{title}: {one.path}: {one.reason}" for title, problems in named for one in problems]
 
-    def mean(self) -> Figures:
+    def mean(self) -> Metrics:
         """The unweighted mean over categories, each figure over the categories that have it; counts are sums."""
-        return _mean([result.figures() for result in self.categories.values()])
+        return _mean([result.metrics() for result in self.categories.values()])
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: a key per category, `mean`, `about`; for one category its figures at the top level too."""
         tables = {name: self._table(name, result) for name, result in self.categories.items()}
-        mean = _mean([Figures(**{key: table[key] for key in _NAMES}) for table in tables.values()])
+        mean = _mean([Metrics(**{key: table[key] for key in _NAMES}) for table in tables.values()])
         top = dataclasses.asdict(mean) if len(tables) == 1 else {}
         about = {
             **self.about,
@@ -167,9 +167,9 @@ class Evaluation:
         return {**top, **tables, "mean": dataclasses.asdict(mean), "about": about}
 
     def _table(self, name: str, result: CategoryResult) -> dict[str, Any]:
-        table: dict[str, Any] = dataclasses.asdict(result.figures())
-        table["kinds"] = {kind: dataclasses.asdict(result.figures(kind)) for kind in result.kinds}
-        table["native"] = result.native_figures()
+        table: dict[str, Any] = dataclasses.asdict(result.metrics())
+        table["kinds"] = {kind: dataclasses.asdict(result.metrics(kind)) for kind in result.kinds}
+        table["native"] = result.native_metrics()
         table["at_threshold"] = result.rates(self.thresholds[name]) if name in self.thresholds else None
         return table
 
@@ -178,7 +178,7 @@ def _plain(problems: Sequence[Problem]) -> list[dict[str, str]]:
     return [{"path": str(one.path), "reason": one.reason} for one in problems]
 
 
-_NAMES = tuple(f.name for f in dataclasses.fields(Figures))
+_NAMES = tuple(f.name for f in dataclasses.fields(Metrics))
 _COUNTS = ("good", "defects", "regions")
 
 
@@ -191,14 +191,14 @@ def evaluate(
     native: bool = True,
     thresholds: Mapping[str, float] | None = None,
     about: Mapping[str, Any] | None = None,
-    watch: Callable[[Look], None] | None = None,
+    on_photo: Callable[[ScoredPhoto], None] | None = None,
     advance: Callable[[], None] | None = None,
 ) -> Evaluation:
     """Run the detector over the dataset's test photos.
 
     preprocessing: the artifact's; its image_size must be the runner's. native: also measure pixels at the photos'
     own size, the scores upsampled bilinearly. thresholds: image threshold by category, for false alarms and misses.
-    watch: sees every photo with its scores, and must not keep them all. advance: called once a photo.
+    on_photo: gets every photo with its scores, and must not keep them all. advance: called once a photo.
 
     Masks are brought to the size of pixel_scores by taking the nearest pixel. Defects without a mask count for the
     figures over photos only; where no defect has one, figures over pixels are None. Masks of most of a picture
@@ -219,15 +219,15 @@ def evaluate(
     for group in batches(read_each(samples, partial(_load, preprocessing=preprocessing), skipped), batch):
         outputs: Outputs = runner(np.stack([one.image for _, one in group]))
         for i, (sample, one) in enumerate(group):
-            look = Look(sample, float(outputs.image_score[i]), one.frame, outputs.pixel_scores[i], one.mask)
+            photo = ScoredPhoto(sample, float(outputs.image_score[i]), one.frame, outputs.pixel_scores[i], one.mask)
             result = results.setdefault(sample.category, CategoryResult())
-            result.scored.append(Scored(sample, look.image_score))
+            result.scored.append(ImageScore(sample, photo.image_score))
             notes += one.notes
             doubts += one.doubts
             if sample.category in masked:
-                _count_pixels(result, look, native)
-            if watch:
-                watch(look)
+                _count_pixels(result, photo, native)
+            if on_photo:
+                on_photo(photo)
             if advance:
                 advance()
     if advance:
@@ -241,19 +241,19 @@ def evaluate(
     return Evaluation(ordered, tuple(skipped), tuple(notes), dict(about or {}), dict(thresholds or {}), tuple(doubts))
 
 
-def _count_pixels(result: CategoryResult, look: Look, native: bool) -> None:
-    kind = look.sample.kind
-    if look.sample.label and look.mask is None:
+def _count_pixels(result: CategoryResult, photo: ScoredPhoto, native: bool) -> None:
+    kind = photo.sample.kind
+    if photo.sample.label and photo.mask is None:
         return
-    small = None if look.mask is None else resize_mask(look.mask, look.pixel_scores.shape)
-    result.pixels.setdefault(kind, PixelMetrics()).update(look.pixel_scores, small)
+    small = None if photo.mask is None else resize_mask(photo.mask, photo.pixel_scores.shape)
+    result.pixels.setdefault(kind, PixelMetrics()).update(photo.pixel_scores, small)
     if native:
-        height, width = look.frame.shape[:2]
-        scores = cv2.resize(look.pixel_scores, (width, height), interpolation=cv2.INTER_LINEAR)
-        result.native.setdefault(kind, PixelMetrics()).update(scores, look.mask)
+        height, width = photo.frame.shape[:2]
+        scores = cv2.resize(photo.pixel_scores, (width, height), interpolation=cv2.INTER_LINEAR)
+        result.native.setdefault(kind, PixelMetrics()).update(scores, photo.mask)
 
 
-class _Loaded(NamedTuple):
+class _LoadedPhoto(NamedTuple):
     frame: Frame
     image: npt.NDArray[np.float32]
     mask: Mask | None = None
@@ -261,12 +261,12 @@ class _Loaded(NamedTuple):
     doubts: list[Problem] = []  # noqa: RUF012
 
 
-def _load(sample: Sample, preprocessing: Preprocessing) -> _Loaded:
+def _load(sample: Sample, preprocessing: Preprocessing) -> _LoadedPhoto:
     frame = read_image(sample.path)
     image = preprocess(frame, preprocessing.image_size, preprocessing.mean, preprocessing.std)
     path = sample.mask_path
     if path is None:
-        return _Loaded(frame, image)
+        return _LoadedPhoto(frame, image)
     try:
         mask, remark, doubt = look_at_mask(path)
         remarks = [remark] if remark else []
@@ -274,28 +274,28 @@ def _load(sample: Sample, preprocessing: Preprocessing) -> _Loaded:
             mask = fit_mask(mask, frame.shape[:2], path)  # a mask of another picture would spoil figures over pixels
             remarks.append(f"mask resized to the photo's {frame.shape[0]}x{frame.shape[1]}")
     except DataError as error:
-        return _Loaded(frame, image, None, [Problem(path, reason_of(error, path))])
+        return _LoadedPhoto(frame, image, None, [Problem(path, reason_of(error, path))])
     if sample.label and not mask.any():
         remarks.append("mask of a defect is empty: its pixels are not counted")
     notes = [Problem(path, text) for text in remarks]
-    return _Loaded(
+    return _LoadedPhoto(
         frame, image, mask if mask.any() or not sample.label else None, notes, [Problem(path, doubt)] * bool(doubt)
     )
 
 
-def _mean(figures: Sequence[Figures]) -> Figures:
+def _mean(figures: Sequence[Metrics]) -> Metrics:
     values: dict[str, Any] = {}
     for name in _NAMES:
         known = [getattr(one, name) for one in figures if getattr(one, name) is not None]
         values[name] = sum(known) if name in _COUNTS else (math.fsum(known) / len(known) if known else None)
-    return Figures(**values)
+    return Metrics(**values)
 
 
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def stamps(artifact: Artifact, dataset: Dataset, runner: Runner) -> dict[str, Any]:
+def provenance(artifact: Artifact, dataset: Dataset, runner: Runner) -> dict[str, Any]:
     """What a result must carry so that it can be repeated: detector, settings, seed, teacher, data, engine."""
     manifest = artifact.manifest
     return {

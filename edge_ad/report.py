@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from edge_ad import metrics
 from edge_ad.data.images import Frame, Mask, encode_image, shrink
-from edge_ad.evaluation import CategoryResult, Evaluation, Figures, Look
+from edge_ad.evaluation import CategoryResult, Evaluation, Metrics, ScoredPhoto
 from edge_ad.kernels import find_defects
 from edge_ad.runtime.overlay import (
     ScoreScale,
@@ -40,7 +40,7 @@ _TITLES = {
 _BLUE, _RED = "#2b6cb0", "#c5303a"
 
 
-class Shown(NamedTuple):
+class GalleryPhoto(NamedTuple):
     """A photo kept for the report, already small."""
 
     name: str
@@ -53,22 +53,22 @@ class Shown(NamedTuple):
 
 @dataclass
 class Gallery:
-    """Keeps the few best and worst photos of each category while an evaluation runs: `evaluate(watch=gallery)`."""
+    """Keeps the few best and worst photos of each category while an evaluation runs: `evaluate(on_photo=gallery)`."""
 
-    kept: dict[tuple[str, str], list[tuple[float, int, Shown]]] = field(default_factory=dict)
+    kept: dict[tuple[str, str], list[tuple[float, int, GalleryPhoto]]] = field(default_factory=dict)
     _count: Any = field(default_factory=itertools.count)
 
-    def __call__(self, look: Look) -> None:
+    def __call__(self, photo: ScoredPhoto) -> None:
         """Look at one photo; keep it if it is among the extremes of its category."""
-        low, high = ("missed", "found") if look.sample.label else ("quiet", "alarming")
-        for row, rank in ((low, -look.image_score), (high, look.image_score)):
-            heap = self.kept.setdefault((look.sample.category, row), [])
+        low, high = ("missed", "found") if photo.sample.label else ("quiet", "alarming")
+        for row, rank in ((low, -photo.image_score), (high, photo.image_score)):
+            heap = self.kept.setdefault((photo.sample.category, row), [])
             if len(heap) < _SHOWN:
-                heapq.heappush(heap, (rank, next(self._count), _shrunk(look)))
+                heapq.heappush(heap, (rank, next(self._count), _shrink(photo)))
             elif rank > heap[0][0]:
-                heapq.heapreplace(heap, (rank, next(self._count), _shrunk(look)))
+                heapq.heapreplace(heap, (rank, next(self._count), _shrink(photo)))
 
-    def row(self, category: str, row: str) -> list[Shown]:
+    def row(self, category: str, row: str) -> list[GalleryPhoto]:
         """The photos of a row, the most extreme first."""
         return [shown for _, _, shown in sorted(self.kept.get((category, row), ()), key=lambda item: -item[0])]
 
@@ -108,7 +108,7 @@ def draw_sheet(
 
 
 def _sheet_row(
-    one: Shown, caption: str, threshold: float | None, pixel_threshold: float | None, scale: ScoreScale
+    one: GalleryPhoto, caption: str, threshold: float | None, pixel_threshold: float | None, scale: ScoreScale
 ) -> SheetRow:
     height, width = one.frame.shape[:2]
     down, across = height / one.pixel_scores.shape[0], width / one.pixel_scores.shape[1]
@@ -132,7 +132,7 @@ def _category(
     gallery: Gallery,
     calibration: Mapping[str, Any] | None,
 ) -> str:
-    pixels = result.pooled(result.pixels)
+    pixels = result.pool(result.pixels)
     curves = {"image ROC": _image_roc(result), "pixel ROC": pixels.roc(), "per-region overlap": pixels.pro()}
     charts = [_curve_chart(title, x, y) for title, (x, y) in curves.items() if len(x) > 2]
     charts.append(_histogram(result, threshold))
@@ -144,17 +144,17 @@ def _category(
         for row, shown in rows.items()
         if shown
     )
-    kinds = {"all": result.figures(), **{kind: result.figures(kind) for kind in result.kinds}}
-    native = result.native_figures()
+    kinds = {"all": result.metrics(), **{kind: result.metrics(kind) for kind in result.kinds}}
+    native = result.native_metrics()
     line = "" if native is None else f"<p>At the photos' own size: {_native_text(native)}.</p>"
     return (
-        f"<h2>{_text(name)}</h2>{_figures_table('kind of defect', kinds)}{line}{_rates(result, threshold)}"
+        f"<h2>{_text(name)}</h2>{_metrics_table('kind of defect', kinds)}{line}{_rates(result, threshold)}"
         f"<div class='row'>{''.join(charts)}</div>{pictures}"
     )
 
 
 def _about_table(about: dict[str, Any]) -> str:
-    """The stamps, nested ones flattened as `teacher.source`."""
+    """A table of the provenance, nested tables flattened as `teacher.source`."""
     flat: dict[str, Any] = {}
     for key, value in about.items():
         if isinstance(value, dict):
@@ -173,10 +173,10 @@ def _about_table(about: dict[str, Any]) -> str:
 
 
 def _summary_table(evaluation: Evaluation) -> str:
-    figures = {name: result.figures() for name, result in evaluation.categories.items()}
+    figures = {name: result.metrics() for name, result in evaluation.categories.items()}
     if len(figures) > 1:
         figures["mean"] = evaluation.mean()
-    return _figures_table("category", figures)
+    return _metrics_table("category", figures)
 
 
 _COLUMNS = {
@@ -194,7 +194,7 @@ _COLUMNS = {
 }
 
 
-def _figures_table(first: str, rows: dict[str, Figures]) -> str:
+def _metrics_table(first: str, rows: dict[str, Metrics]) -> str:
     head = "".join(f"<th>{title}</th>" for title in (first, *_COLUMNS.values()))
     body = "".join(
         f"<tr><th>{_text(name)}</th>{''.join(f'<td>{_number(getattr(one, key))}</td>' for key in _COLUMNS)}</tr>"
@@ -296,7 +296,7 @@ def _chart(title: str, body: str) -> str:
     )
 
 
-def _figure(one: Shown, scale: ScoreScale, threshold: float | None) -> str:
+def _figure(one: GalleryPhoto, scale: ScoreScale, threshold: float | None) -> str:
     photo = one.frame if one.mask is None else outline(one.frame, one.mask)
     pair = "".join(
         f"<img src='data:image/jpeg;base64,{base64.b64encode(encode_image(picture, '.jpg')).decode()}' alt='{alt}'>"
@@ -309,15 +309,15 @@ def _figure(one: Shown, scale: ScoreScale, threshold: float | None) -> str:
     )
 
 
-def _shrunk(look: Look) -> Shown:
-    frame = shrink(look.frame, _SIDE)
+def _shrink(photo: ScoredPhoto) -> GalleryPhoto:
+    frame = shrink(photo.frame, _SIDE)
     mask = None
-    if look.mask is not None:  # any covered pixel counts, so that small defects stay visible
+    if photo.mask is not None:  # any covered pixel counts, so that small defects stay visible
         mask = np.asarray(
-            cv2.resize(look.mask.astype(np.float32), frame.shape[1::-1], interpolation=cv2.INTER_AREA) > 0
+            cv2.resize(photo.mask.astype(np.float32), frame.shape[1::-1], interpolation=cv2.INTER_AREA) > 0
         )
-    name = look.sample.path.name
-    return Shown(name, look.sample.kind, look.image_score, frame, look.pixel_scores.copy(), mask)
+    name = photo.sample.path.name
+    return GalleryPhoto(name, photo.sample.kind, photo.image_score, frame, photo.pixel_scores.copy(), mask)
 
 
 def _number(value: float | int | None) -> str:

@@ -13,7 +13,7 @@ import typer.main
 from edge_ad.artifact import MANIFEST, PHOTOS
 from edge_ad.cli import VERBS, build_app
 from edge_ad.config import Config
-from edge_ad.evaluation import Figures
+from edge_ad.evaluation import Metrics
 from edge_ad.runtime.settings import RunSettings
 
 if sys.version_info >= (3, 11):
@@ -86,7 +86,7 @@ def test_the_training_settings_shown_can_be_read():
 
 
 def test_the_figures_and_files_described_exist():
-    figures = {field.name for field in dataclasses.fields(Figures)} - {"good", "defects", "regions"}
+    figures = {field.name for field in dataclasses.fields(Metrics)} - {"good", "defects", "regions"}
     assert figures <= set(re.findall(r"`([a-z_0-9]+)`", TRAINING))
     assert f"`{MANIFEST}`" in TRAINING
     assert f"`{PHOTOS}`" in TRAINING

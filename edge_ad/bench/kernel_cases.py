@@ -169,7 +169,7 @@ def opencv_defects(scores: np.ndarray[Any, Any]) -> list[kernels.Defect]:
 
 def check(name: str, case: Case, result: Any, exact: list[np.ndarray[Any, Any]]) -> None:
     """Raise BackendError unless the result is the definition's, to float32's rounding over a sum of channels."""
-    for given, expected in zip(flat(result), exact, strict=True):
+    for given, expected in zip(to_arrays(result), exact, strict=True):
         worst = float(np.max(np.abs(given - expected), initial=0.0)) if given.shape == expected.shape else np.inf
         scale = max(1.0, float(np.max(np.abs(expected), initial=0.0)))
         if not worst <= TOLERANCE.get(case.operation, 1e-5 * scale):
@@ -179,7 +179,7 @@ def check(name: str, case: Case, result: Any, exact: list[np.ndarray[Any, Any]])
             )
 
 
-def flat(result: Any) -> list[np.ndarray[Any, Any]]:
+def to_arrays(result: Any) -> list[np.ndarray[Any, Any]]:
     """Arrays of a result, whatever the backend."""
     if isinstance(result, list):  # regions
         return [np.array([[*d.box, d.area, d.peak] for d in result], np.float64)]
@@ -187,6 +187,6 @@ def flat(result: Any) -> list[np.ndarray[Any, Any]]:
     return [p.detach().cpu().numpy() if isinstance(p, torch.Tensor) else p for p in parts]
 
 
-def touched(given: list[torch.Tensor], exact: list[np.ndarray[Any, Any]]) -> int:
+def bytes_moved(given: list[torch.Tensor], exact: list[np.ndarray[Any, Any]]) -> int:
     """Bytes that must be read and written: inputs, and results in float32."""
     return sum(x.numel() * x.element_size() for x in given) + sum(4 * result.size for result in exact)

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from edge_ad import kernels
-from edge_ad.bench.kernel_cases import Call, Case, backends, check, flat, inputs, ours, touched
+from edge_ad.bench.kernel_cases import Call, Case, backends, bytes_moved, check, inputs, ours, to_arrays
 from edge_ad.bench.rows import device_name, revision
 from edge_ad.errors import BackendError, ConfigError
 
@@ -69,7 +69,7 @@ class Setup:
         if key not in self.copy:
             source = torch.ones(max(count // 8, 1), dtype=torch.float32, device=self.device)
             target = torch.empty_like(source)
-            p50 = clock(lambda: target.copy_(source), self, repeats=30, seconds=0.3)[1]
+            p50 = time_call(lambda: target.copy_(source), self, repeats=30, seconds=0.3)[1]
             self.copy[key] = 8 * source.numel() / p50 / 1e6
         return self.copy[key]
 
@@ -84,16 +84,16 @@ def measure(
     """Rows of one case, each backend's; raises BackendError if a result is wrong, before anything is timed."""
     given = inputs(case, setup.device, setup.dtype)
     calls = {b: c for b, c in backends(case, given, setup.device).items() if not only or b in (*only, "eager")}
-    exact = definition(case, given)
+    exact = exact_result(case, given)
     for name, call in calls.items():
-        with forced(name):
+        with forced_backend(name):
             check(name, case, call(), exact)
     rows = []
     for name, call in calls.items():
-        with forced(name):
-            times = clock(call, setup, repeats=repeats, seconds=seconds)
-            floor = floor_ms(call, given, sum(x.size for x in exact), seconds) if name == "cpp" else None
-        rows.append(row_of(case, setup, name, times, touched(given, exact)) | {"floor_ms": floor})
+        with forced_backend(name):
+            times = time_call(call, setup, repeats=repeats, seconds=seconds)
+            floor = read_write_ms(call, given, sum(x.size for x in exact), seconds) if name == "cpp" else None
+        rows.append(row_of(case, setup, name, times, bytes_moved(given, exact)) | {"floor_ms": floor})
     eager = next((row["p50_ms"] for row in rows if row["backend"] == "eager"), None)
     gains = ({"vs_eager": round(eager / row["p50_ms"], 3) if eager else None} for row in rows)
     full = [row | gain for row, gain in zip(rows, gains, strict=True)]
@@ -101,7 +101,7 @@ def measure(
 
 
 @contextmanager
-def forced(name: str) -> Iterator[None]:
+def forced_backend(name: str) -> Iterator[None]:
     """EDGE_AD_BACKEND for ours; torch's own rows have none."""
     with _environment("EDGE_AD_BACKEND", name if name in ("cpp", "numpy", "triton") else None), torch.no_grad():
         yield
@@ -120,14 +120,14 @@ def _environment(name: str, value: str | None) -> Iterator[None]:
             os.environ[name] = before
 
 
-def definition(case: Case, given: list[torch.Tensor]) -> list[np.ndarray[Any, Any]]:
+def exact_result(case: Case, given: list[torch.Tensor]) -> list[np.ndarray[Any, Any]]:
     """The exact result: NumPy's definition in float64 of the numbers as the backends get them; of bytes, of them."""
     exact = [x.double().cpu().numpy() if x.is_floating_point() else x.numpy() for x in given]
-    with forced("numpy"):
-        return flat(ours(case, exact))
+    with forced_backend("numpy"):
+        return to_arrays(ours(case, exact))
 
 
-def floor_ms(call: Call, given: list[torch.Tensor], written: int, seconds: float) -> float:
+def read_write_ms(call: Call, given: list[torch.Tensor], written: int, seconds: float) -> float:
     """Median milliseconds of only reading the inputs and writing `written` floats, on the same thread.
 
     Between calls of the kernel, since other programs share the memory and its speed changes by the second. Reads are
@@ -148,7 +148,7 @@ def floor_ms(call: Call, given: list[torch.Tensor], written: int, seconds: float
     return round(float(np.median(times)), 5)
 
 
-def clock(call: Call, setup: Setup, *, repeats: int, seconds: float) -> tuple[float, float, float]:
+def time_call(call: Call, setup: Setup, *, repeats: int, seconds: float) -> tuple[float, float, float]:
     """Milliseconds a call, 20th, 50th and 80th percentile."""
     for _ in range(3):
         call()

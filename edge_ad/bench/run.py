@@ -37,11 +37,11 @@ def measure(
         )
         running = inspector.stations[0]
         if not source:
-            running.capture.source = _Paced(size, fps, lambda: sum(running.counts.values()))
+            running.capture.source = _PacedSource(size, fps, lambda: sum(running.counts.values()))
         loaded = running.engine.loaded
         loaded_s = time.perf_counter() - started
         alone = _engine_alone(loaded)
-        rows = _Rows(running)
+        rows = _LatencyRecorder(running)
         usage, memory = resource.getrusage(resource.RUSAGE_SELF), 0.0
         begun = time.perf_counter()
 
@@ -68,7 +68,7 @@ def measure(
         }
 
 
-class _Paced(Source):
+class _PacedSource(Source):
     """Made-up pictures at a steady rate, or each when the one before got its verdict."""
 
     live, name = True, "bench"
@@ -93,8 +93,8 @@ class _Paced(Source):
         return Picture(frame, self._number - 1, time.time_ns(), time.monotonic_ns())
 
 
-class _Rows:
-    """Listens to a station's latencies: what the loop adds, and when the first verdict came."""
+class _LatencyRecorder:
+    """Latencies of a station: what the loop adds, and when the first verdict came."""
 
     def __init__(self, station: Any) -> None:
 
@@ -123,7 +123,7 @@ def _engine_alone(loaded: Any, calls: int = 30) -> dict[str, float]:
 
 
 def _pictures(folder: Path, size: tuple[int, int]) -> Path:
-    """A picture file, so that the station has a source to open; its frames come from _Paced."""
+    """A picture file, so that the station has a source to open; its frames come from _PacedSource."""
     path = folder / "picture.png"
     cv2.imwrite(str(path), np.zeros((*size, 3), np.uint8))
     return path

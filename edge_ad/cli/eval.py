@@ -44,7 +44,7 @@ def command(
     from edge_ad.artifact import Artifact, check_target, write_atomically
     from edge_ad.data.images import encode_image
     from edge_ad.data.samples import scan
-    from edge_ad.evaluation import category_calibrations, evaluate, stamps
+    from edge_ad.evaluation import category_calibrations, evaluate, provenance
     from edge_ad.report import Gallery, draw_sheet, write_report
     from edge_ad.runtime.engines.runner import open_runner
 
@@ -82,8 +82,8 @@ def command(
                 batch=batch,
                 native=native,
                 thresholds={n: c["image_threshold"] for n, c in calibrations.items() if "image_threshold" in c},
-                about=stamps(opened, dataset, runner),
-                watch=gallery if report or sheet else None,
+                about=provenance(opened, dataset, runner),
+                on_photo=gallery if report or sheet else None,
                 advance=lambda: progress.advance(1),
             )
         finally:

@@ -1,4 +1,4 @@
-"""Look at every photo of a data folder: what is broken, double, odd or lacks its mask, and can it be trained on?"""
+"""Check every photo of a data folder: what is broken, double, odd or lacks its mask, and can it be trained on?"""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OUTLIER = 6.0  # robust standard deviations
 
 
 @dataclass(frozen=True)
-class Look:
+class PhotoStats:
     """What one decoded photo is. brightness, contrast: mean and standard deviation of gray, 0..255."""
 
     sample: Sample
@@ -91,12 +91,12 @@ def check_up(dataset: Dataset, *, threads: int = 2) -> Checkup:
     broken: list[Problem] = []
     masks = [problem for problem in dataset.problems if "mask" in problem.reason]
     unused = [problem for problem in dataset.problems if problem not in masks]
-    looks = [look for _, look in read_each(dataset.samples, _look, broken, threads=threads)]
-    masks += _check_masks(looks)
-    copies, near = _find_copies(looks)
-    train = {look.sample.path for look in looks if look.sample.split == "train"}
+    photos = [photo for _, photo in read_each(dataset.samples, _photo_stats, broken, threads=threads)]
+    masks += _check_masks(photos)
+    copies, near = _find_copies(photos)
+    train = {photo.sample.path for photo in photos if photo.sample.split == "train"}
     leaks = sorted({p for group in copies + near if train & set(group) for p in group if p not in train})
-    reports = [_report(name, [k for k in looks if k.sample.category == name]) for name in dataset.categories]
+    reports = [_report(name, [k for k in photos if k.sample.category == name]) for name in dataset.categories]
     obstacles = [
         f"{report.name}: {report.train} readable photo(s) of good parts to train on, needs {FEWEST_NORMALS}"
         for report in reports
@@ -114,19 +114,19 @@ def check_up(dataset: Dataset, *, threads: int = 2) -> Checkup:
         [
             problem
             for report in reports
-            for problem in _find_odd([k for k in looks if k.sample.category == report.name])
+            for problem in _find_odd([k for k in photos if k.sample.category == report.name])
         ],
         masks,
-        _notes(reports, looks),
+        _notes(reports, photos),
         obstacles,
     )
 
 
-def _look(sample: Sample) -> Look:
+def _photo_stats(sample: Sample) -> PhotoStats:
     raw = read_raw(sample.path)
     gray = cv2.cvtColor(to_frame(raw, sample.path), cv2.COLOR_RGB2GRAY)
     thumbnail = cv2.resize(gray.astype(np.float32), (_THUMB, _THUMB), interpolation=cv2.INTER_AREA)
-    return Look(
+    return PhotoStats(
         sample,
         (gray.shape[0], gray.shape[1]),
         hashlib.sha256(raw.tobytes() + str(raw.shape).encode()).hexdigest(),
@@ -138,16 +138,16 @@ def _look(sample: Sample) -> Look:
     )
 
 
-def _check_masks(looks: Iterable[Look]) -> list[Problem]:
+def _check_masks(photos: Iterable[PhotoStats]) -> list[Problem]:
     problems = []
-    for look in looks:
-        path = look.sample.mask_path
+    for photo in photos:
+        path = photo.sample.mask_path
         if path is None:
             continue
         findings: list[str] = []
         try:
             mask, *findings = look_at_mask(path)
-            if not fit_mask(mask, look.size, path).any() and look.sample.label:
+            if not fit_mask(mask, photo.size, path).any() and photo.sample.label:
                 findings.append("empty mask: no pixel is marked")
         except DataError as error:
             findings.append(error.message)
@@ -156,15 +156,15 @@ def _check_masks(looks: Iterable[Look]) -> list[Problem]:
     return problems
 
 
-def _find_copies(looks: Sequence[Look]) -> tuple[list[list[Path]], list[list[Path]]]:
+def _find_copies(photos: Sequence[PhotoStats]) -> tuple[list[list[Path]], list[list[Path]]]:
     """Groups of identical pictures, and of pictures whose thumbnails agree but that are not identical."""
     same: dict[str, list[Path]] = defaultdict(list)
-    for look in looks:
-        same[look.digest].append(look.sample.path)
-    firsts = {look.digest: look for look in reversed(looks)}  # one picture of each group
-    ordered = sorted(firsts.values(), key=lambda look: float(look.thumbnail.mean()))
-    means = np.array([look.thumbnail.mean() for look in ordered])
-    thumbs = np.array([look.thumbnail.ravel() for look in ordered])
+    for photo in photos:
+        same[photo.digest].append(photo.sample.path)
+    firsts = {photo.digest: photo for photo in reversed(photos)}  # one picture of each group
+    ordered = sorted(firsts.values(), key=lambda look: float(photo.thumbnail.mean()))
+    means = np.array([photo.thumbnail.mean() for photo in ordered])
+    thumbs = np.array([photo.thumbnail.ravel() for photo in ordered])
     leader = list(range(len(ordered)))
 
     def lead(i: int) -> int:
@@ -181,8 +181,8 @@ def _find_copies(looks: Sequence[Look]) -> tuple[list[list[Path]], list[list[Pat
             if ordered[i].contrast > 1:  # blank pictures all look the same; they are odd, not double
                 leader[lead(int(j))] = lead(i)
     near: dict[int, list[Path]] = defaultdict(list)
-    for i, look in enumerate(ordered):
-        near[lead(i)].append(look.sample.path)
+    for i, photo in enumerate(ordered):
+        near[lead(i)].append(photo.sample.path)
     return _groups(same.values()), _groups(near.values())
 
 
@@ -190,43 +190,43 @@ def _groups(groups: Iterable[list[Path]]) -> list[list[Path]]:
     return sorted(sorted(group) for group in groups if len(group) > 1)
 
 
-def _find_odd(looks: Sequence[Look]) -> list[Problem]:
+def _find_odd(photos: Sequence[PhotoStats]) -> list[Problem]:
     """Photos of one category that differ from its good ones in shape, brightness or sharpness, or are blank."""
-    normals = [look for look in looks if look.sample.label == 0]
+    normals = [photo for photo in photos if photo.sample.label == 0]
     odd = [
-        Problem(k.sample.path, f"blank: all of it is gray level {k.brightness:.0f}") for k in looks if k.contrast < 1
+        Problem(k.sample.path, f"blank: all of it is gray level {k.brightness:.0f}") for k in photos if k.contrast < 1
     ]
     if len(normals) < 5:
         return odd
     usual = float(np.median([k.size[1] / k.size[0] for k in normals]))
     size = Counter(k.size for k in normals).most_common(1)[0]
-    for look in looks:
-        height, width = look.size
+    for photo in photos:
+        height, width = photo.size
         if abs(width / height / usual - 1) > 0.1:
-            odd.append(Problem(look.sample.path, f"{height}x{width}: other proportions than most (W/H {usual:.2f})"))
+            odd.append(Problem(photo.sample.path, f"{height}x{width}: other proportions than most (W/H {usual:.2f})"))
         elif size[1] > 0.8 * len(normals) and not 0.5 <= height / size[0][0] <= 2:
-            odd.append(Problem(look.sample.path, f"{height}x{width}: most are {size[0][0]}x{size[0][1]}"))
+            odd.append(Problem(photo.sample.path, f"{height}x{width}: most are {size[0][0]}x{size[0][1]}"))
     for name, floor in (("brightness", 4.0), ("contrast", 3.0), ("sharpness", 0.25)):
-        values = np.array([getattr(look, name) for look in normals])
+        values = np.array([getattr(photo, name) for photo in normals])
         middle = float(np.median(values))
         spread = max(1.4826 * float(np.median(np.abs(values - middle))), floor)
-        for look, value in zip(normals, values, strict=True):
-            if abs(value - middle) > _OUTLIER * spread and look.contrast >= 1:
-                odd.append(Problem(look.sample.path, f"{name} {value:.3g}, the others' is about {middle:.3g}"))
+        for photo, value in zip(normals, values, strict=True):
+            if abs(value - middle) > _OUTLIER * spread and photo.contrast >= 1:
+                odd.append(Problem(photo.sample.path, f"{name} {value:.3g}, the others' is about {middle:.3g}"))
     reasons: dict[Path, list[str]] = defaultdict(list)
     for path, reason in odd:
         reasons[path].append(reason)
     return [Problem(path, "; ".join(all_of_it)) for path, all_of_it in reasons.items()]
 
 
-def _report(name: str, looks: Sequence[Look]) -> CategoryReport:
-    defects = [look.sample for look in looks if look.sample.label]
-    sizes = Counter(f"{look.size[0]}x{look.size[1]}" for look in looks)
-    bright = [look.brightness for look in looks if not look.sample.label] or [0.0]
+def _report(name: str, photos: Sequence[PhotoStats]) -> CategoryReport:
+    defects = [photo.sample for photo in photos if photo.sample.label]
+    sizes = Counter(f"{photo.size[0]}x{photo.size[1]}" for photo in photos)
+    bright = [photo.brightness for photo in photos if not photo.sample.label] or [0.0]
     return CategoryReport(
         name,
-        sum(look.sample.split == "train" and not look.sample.label for look in looks),
-        sum(look.sample.split == "test" and not look.sample.label for look in looks),
+        sum(photo.sample.split == "train" and not photo.sample.label for photo in photos),
+        sum(photo.sample.split == "test" and not photo.sample.label for photo in photos),
         dict(sorted(Counter(sample.kind for sample in defects).items())),
         sum(sample.mask_path is not None for sample in defects),
         dict(sizes.most_common()),
@@ -234,7 +234,7 @@ def _report(name: str, looks: Sequence[Look]) -> CategoryReport:
     )
 
 
-def _notes(reports: Iterable[CategoryReport], looks: Sequence[Look]) -> list[str]:
+def _notes(reports: Iterable[CategoryReport], photos: Sequence[PhotoStats]) -> list[str]:
     notes = []
     for report in reports:
         if FEWEST_NORMALS <= report.train < ENOUGH_NORMALS:
@@ -247,9 +247,9 @@ def _notes(reports: Iterable[CategoryReport], looks: Sequence[Look]) -> list[str
             )
         elif not report.test_good:
             notes.append(f"{report.name}: no good photos to test with; `edgead eval` can't measure false alarms")
-    dark = [look for look in looks if look.bits < 16 and look.bits > 8]
+    dark = [photo for photo in photos if photo.bits < 16 and photo.bits > 8]
     if dark:
-        most = max(look.bits for look in dark)
+        most = max(photo.bits for photo in dark)
         notes.append(
             f"{len(dark)} 16-bit files use only {most} bits, so they come out {2 ** (16 - most)} times too dark; "
             "shift them up when saving"

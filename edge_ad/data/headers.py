@@ -52,7 +52,7 @@ def size_in_header(data: bytes) -> tuple[int, int] | None:
     return abs(height), abs(width)
 
 
-def is_cut_off(data: bytes) -> bool:
+def is_truncated(data: bytes) -> bool:
     """Whether a JPEG or PNG lacks its end mark.
 
     What follows the mark doesn't matter: phones append a film there (motion photos), cameras a preview.

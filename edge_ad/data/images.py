@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edge_ad.data.headers import care_for, is_cut_off, size_in_header, stranger
+from edge_ad.data.headers import care_for, is_truncated, size_in_header, stranger
 from edge_ad.errors import DataError
 
 Frame = npt.NDArray[np.uint8]
@@ -151,7 +151,7 @@ def _decode(data: bytes, name: Path | str, alpha: bool = False) -> npt.NDArray[A
         raise DataError(
             f"{name} is {size[0]}x{size[1]} (H x W), more than {MAX_PIXELS} pixels", "crop or scale it down first"
         )
-    if is_cut_off(data):  # some decoders fill the missing part with gray and say nothing
+    if is_truncated(data):  # some decoders fill the missing part with gray and say nothing
         raise DataError(f"{name} is cut short: its end is missing", "copy it again or delete it")
     care = care_for(data)
     if care.refuse:

@@ -19,7 +19,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class Usable(NamedTuple):
+class DecodedPhoto(NamedTuple):
     """A photo that can be decoded. size: (H, W) in pixels."""
 
     sample: Sample
@@ -50,11 +50,11 @@ class PhotoReader:
         small = shrink(whole, side)
         return whole if small is whole else self._keep(path, side, small)
 
-    def usable(self, samples: Iterable[Sample]) -> tuple[list[Usable], list[Problem]]:
+    def decodable(self, samples: Iterable[Sample]) -> tuple[list[DecodedPhoto], list[Problem]]:
         """The photos that can be decoded, and what is wrong with the others, which is logged."""
         problems: list[Problem] = []
         read = read_each(samples, lambda sample: self.read(sample.path), problems)
-        found = [Usable(sample, (frame.shape[0], frame.shape[1])) for sample, frame in read]
+        found = [DecodedPhoto(sample, (frame.shape[0], frame.shape[1])) for sample, frame in read]
         for problem in problems:
             log.warning("skipped: %s: %s", problem.path, problem.reason)
         return found, problems

@@ -57,7 +57,7 @@ class Detector(nn.Module):
             fine = upsampling_matrix(coarse * UPSCALE, size, SMOOTHING)
             self.register_buffer(f"head_{name}", fine, persistent=False)
 
-    def difference(
+    def compare(
         self, images: torch.Tensor | None, teacher_features: torch.Tensor, recalled: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Student features [B, G, C, h, w], difference maps of eq. 5 [B, G, h, w], and the head's logits."""
@@ -69,7 +69,7 @@ class Detector(nn.Module):
 
     def forward(self, images: torch.Tensor) -> Scores:
         """Scores of images [B, 3, H, W] (normalised RGB)."""
-        _, maps, logits = self.difference(images, self.teacher(images))
+        _, maps, logits = self.compare(images, self.teacher(images))
         return self.scores(maps, logits)
 
     def scores(self, maps: torch.Tensor, logits: torch.Tensor | None) -> Scores:

@@ -1,4 +1,4 @@
-"""The student: it sees a (possibly defective) image and must produce the teacher's features of the normal one."""
+"""The student: from an image, perhaps a defective one, to the teacher's features of the normal one."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ class MemoryDecoder(nn.Module):
         return normal.transpose(1, 2).unflatten(1, (self.groups, self.channels)).unflatten(-1, (height, width))
 
     @torch.no_grad()
-    def memorise(self, products: Sequence[torch.Tensor], generator: torch.Generator) -> None:
-        """Choose the prototypes, as many of each product, from its normal tokens [T, G*C].
+    def set_prototypes(self, products: Sequence[torch.Tensor], generator: torch.Generator) -> None:
+        """Take prototypes, as many of each product, from its normal tokens [T, G*C].
 
         A product's share is its own: taken from all tokens at once, the product with the fewest photos, or the most
         uniform one, would be left with almost none.
         """
-        self.prototypes = torch.cat([representatives(tokens, self.per_product, generator) for tokens in products])
+        self.prototypes = torch.cat([select_prototypes(tokens, self.per_product, generator) for tokens in products])
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
         found = state.get(prefix + "prototypes")  # how many products there were is known from the weights alone
@@ -75,7 +75,7 @@ class MemoryDecoder(nn.Module):
         super()._load_from_state_dict(state, prefix, *rest)
 
 
-def representatives(tokens: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
+def select_prototypes(tokens: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
     """`count` of the tokens [T, D] (repeated where there are fewer): a k-centre selection for one half, the other
     random.
 
@@ -168,7 +168,7 @@ class TransformerDecoder(nn.Module):
         return torch.stack(normal, 1).transpose(2, 3).unflatten(-1, tuple(size))
 
 
-class NoDecoder(nn.Module):
+class IdentityDecoder(nn.Module):
     """The student encoder's own features: the ablation without a decoder."""
 
     def forward(self, features: torch.Tensor, recalled: torch.Tensor | None = None) -> torch.Tensor:
@@ -200,7 +200,7 @@ class Student(nn.Module):
             self.encoder.train()
         kinds: dict[str, Any] = {"memory": MemoryDecoder, "transformer": TransformerDecoder}
         self.decoder: Any = (
-            kinds[config.decoder](config, teacher.channels) if config.decoder in kinds else NoDecoder()
+            kinds[config.decoder](config, teacher.channels) if config.decoder in kinds else IdentityDecoder()
         )
 
     def forward(

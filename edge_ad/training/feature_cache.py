@@ -84,7 +84,7 @@ class FeatureCache(FeatureSource):
             tokens = unit_tokens(self._stored(self.normals, [index]))[0]
             some = 16 * decoder.per_product // photos[sample.category] + 1
             pools[sample.category].append(tokens[torch.randperm(len(tokens), generator=generator)[:some]])
-        decoder.memorise([torch.cat(pool) for pool in pools.values()], generator)
+        decoder.set_prototypes([torch.cat(pool) for pool in pools.values()], generator)
 
         def compute(rows: list[int]) -> dict[str, Array]:
             return {"recalled": self._recall(self._stored(self.normals, rows))}

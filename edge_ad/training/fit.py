@@ -192,7 +192,7 @@ class TrainedPart(torch.nn.Module):
     def forward(self, batch: Batch, gamma: float) -> dict[str, torch.Tensor]:
         """Unweighted losses by name: cosine, and with a head focal and l1."""
         detector = self._detector[0]
-        student, _, logits = detector.difference(batch.images, batch.corrupt, batch.recalled)
+        student, _, logits = detector.compare(batch.images, batch.corrupt, batch.recalled)
         losses = {"cosine": cosine_loss(batch.clean, student)}
         if logits is not None:
             losses["focal"] = focal_loss(logits.float(), batch.masks, gamma)

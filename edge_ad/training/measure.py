@@ -28,7 +28,7 @@ def measure_normals(run: TrainingRun, detector: Detector, held_out: Sequence[Sam
     for sample in held_out[:MOST_PHOTOS]:
         image = preprocess(reader.read(sample.path), detector.image_size, model.mean, model.std)
         images = torch.from_numpy(image)[None].to(run.accelerator.device)
-        _, maps, logits = detector.difference(images, detector.teacher(images))
+        _, maps, logits = detector.compare(images, detector.teacher(images))
         values[0].append((detector.map_y @ maps.mean(1) @ detector.map_x.T).flatten())
         if logits is not None:
             values[1].append((detector.head_y @ logits @ detector.head_x.T).flatten())

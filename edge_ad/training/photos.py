@@ -17,7 +17,7 @@ from edge_ad.synthesis.dataset import NormalFrames
 
 @dataclass(frozen=True)
 class Photos:
-    """Usable photos of good parts, each once, and the reader that keeps them decoded.
+    """DecodedPhoto photos of good parts, each once, and the reader that keeps them decoded.
 
     sizes: (H, W) in pixels of each sample. skipped: photos that can't be used, and why.
     """
@@ -49,7 +49,7 @@ def find_photos(folders: Sequence[str | Path | Dataset]) -> Photos:
     skipped: list[Problem] = []
     for folder in folders:
         dataset = folder if isinstance(folder, Dataset) else scan(folder)
-        usable, problems = reader.usable(dataset.train)
+        usable, problems = reader.decodable(dataset.train)
         if not usable:
             where = dataset.name if isinstance(folder, Dataset) else folder
             raise DataError(f"no usable photos of good parts in {where}", "`edgead check FOLDER` says what is there")

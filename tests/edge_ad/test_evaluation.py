@@ -15,7 +15,7 @@ from edge_ad.data.images import read_image, write_image
 from edge_ad.data.masks import read_mask
 from edge_ad.data.samples import scan
 from edge_ad.errors import DataError
-from edge_ad.evaluation import category_calibrations, evaluate, stamps
+from edge_ad.evaluation import category_calibrations, evaluate, provenance
 from edge_ad.report import Gallery, write_report
 from edge_ad.runtime.engines.runner import open_runner
 from edge_ad.runtime.predictor import Predictor
@@ -43,7 +43,7 @@ def measure(small_artifact):
     def run(folder, **options):
         dataset = scan(folder)
         runner = open_runner(small_artifact, threads=1)
-        about = stamps(small_artifact, dataset, runner)
+        about = provenance(small_artifact, dataset, runner)
         return evaluate(runner, dataset, small_artifact.manifest.preprocessing, about=about, **options)
 
     return run
@@ -179,7 +179,7 @@ def test_each_category_is_calibrated_by_its_own_or_the_common_thresholds():
 def test_report_is_one_file_that_needs_no_network(tmp_path, parts, measure):
     write_category(tmp_path / "<stripes>", parts)
     gallery = Gallery()
-    evaluation = measure(tmp_path / "<stripes>", watch=gallery, thresholds={"<stripes>": 0.02})
+    evaluation = measure(tmp_path / "<stripes>", on_photo=gallery, thresholds={"<stripes>": 0.02})
     page = write_report(evaluation, gallery)
     assert not re.search(r"""(src|href)=['"](?!data:)""", page)
     assert "<stripes>" not in page
@@ -206,7 +206,7 @@ def test_random_teacher_is_said_on_the_report(tmp_path, parts, small_artifact, m
 def test_gallery_keeps_a_fixed_number(tmp_path, parts, measure):
     write_category(tmp_path / "stripes", parts, good=20, bad=20)
     gallery = Gallery()
-    result = measure(tmp_path / "stripes", native=False, watch=gallery).categories["stripes"]
+    result = measure(tmp_path / "stripes", native=False, on_photo=gallery).categories["stripes"]
     assert {len(kept) for kept in gallery.kept.values()} == {6}
     lowest = sorted(one.image_score for one in result.scored if one.sample.label)[:6]
     assert [shown.image_score for shown in gallery.row("stripes", "missed")] == lowest
@@ -230,7 +230,7 @@ def test_masks_saved_in_other_ways_give_the_same_figures_or_are_doubted(tmp_path
         assert len(found.doubts) == len(found.to_dict()["about"]["doubts"]) == 6
         assert any("inverted?" in line and "0_mask.png" in line for line in found.findings())
         gallery = Gallery()
-        measure(tmp_path / "a", watch=gallery)
+        measure(tmp_path / "a", on_photo=gallery)
         assert "6 masks can hardly be right" in write_report(found, gallery, {})
         return
     assert found.doubts == ()

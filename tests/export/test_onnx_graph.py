@@ -36,7 +36,7 @@ def exported(tiny_config, write_photos, tmp_path_factory):
     images = np.stack([preprocess(read_image(path), detector.image_size, model.mean, model.std) for path in paths])
     with torch.inference_mode():  # a memory to recall from, as training fills it
         tokens = unit_tokens(detector.teacher(torch.from_numpy(images))).flatten(0, 1)
-        detector.student.decoder.memorise([tokens], torch.Generator().manual_seed(0))
+        detector.student.decoder.set_prototypes([tokens], torch.Generator().manual_seed(0))
     return detector, export_onnx(detector, classes=("stripes",), preset="edge"), images
 
 

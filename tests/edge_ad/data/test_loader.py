@@ -24,7 +24,7 @@ def decoded(monkeypatch):
 def test_a_photo_is_decoded_once_for_all_sizes(tmp_path, write_photos, decoded):
     photos = write_photos(tmp_path, 3)
     reader = PhotoReader()
-    usable, problems = reader.usable(scan(tmp_path).train)
+    usable, problems = reader.decodable(scan(tmp_path).train)
     assert [one.size for one in usable] == [(72, 96)] * 3
     assert not problems
     for path in photos:
@@ -47,7 +47,7 @@ def test_what_the_budget_does_not_hold_is_decoded_again(tmp_path, write_photos, 
 def test_a_broken_photo_is_named_and_left_out(tmp_path, write_photos, caplog):
     write_photos(tmp_path, 12)
     (tmp_path / "003.png").write_bytes(b"no image")
-    usable, (problem,) = PhotoReader().usable(scan(tmp_path).train)
+    usable, (problem,) = PhotoReader().decodable(scan(tmp_path).train)
     assert [one.sample.path.stem for one in usable] == [f"{i:03d}" for i in range(12) if i != 3]
     assert problem.path.name == "003.png"
     assert "003.png" in caplog.text
@@ -68,5 +68,5 @@ def test_other_errors_than_of_data_are_raised(tmp_path, write_photos):
 def test_reading_goes_on_when_gray_and_deep_pictures_are_mixed(tmp_path, write_photos):
     write_photos(tmp_path, 1)
     write_image(tmp_path / "gray.png", np.full((40, 60), 90, np.uint8))
-    usable, _ = PhotoReader().usable(scan(tmp_path).train)
+    usable, _ = PhotoReader().decodable(scan(tmp_path).train)
     assert {one.size for one in usable} == {(72, 96), (40, 60)}

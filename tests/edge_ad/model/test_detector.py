@@ -42,7 +42,7 @@ def test_scores_have_their_shapes_and_gradients_reach_all_trained_parts(name, ti
     assert scores.anomaly_map.shape == (2, 4, 6)
     expected = scores.pixel_scores.flatten(1).topk(100).values.mean(1)
     torch.testing.assert_close(scores.image_score, expected)
-    student, _, logits = detector.train().difference(images, detector.teacher(images))
+    student, _, logits = detector.train().compare(images, detector.teacher(images))
     (student.sum() + (0 if logits is None else logits.sum())).backward()
     idle = [n for n, p in detector.named_parameters() if p.requires_grad and p.grad is None]
     assert idle == []
@@ -67,7 +67,7 @@ def test_an_untrained_memory_already_tells_strange_from_known(tiny_config, state
     detector.student.decoder.sharpness.fill_(1000.0)
     known = torch.randn(1, 3, *SIZE)
     tokens = unit_tokens(detector.teacher(known))[0]
-    detector.student.decoder.memorise([tokens], torch.Generator().manual_seed(0))
+    detector.student.decoder.set_prototypes([tokens], torch.Generator().manual_seed(0))
     changed = known.clone()
     changed[..., 32:64, 32:64] += 3
     assert detector(known).anomaly_map.max() < 1e-3
@@ -78,7 +78,7 @@ def test_each_product_has_its_share_of_the_memory_and_weights_say_how_many_there
     decoder = build(tiny_config.model, state).student.decoder
     width = decoder.prototypes.shape[1]
     many, few = torch.randn(5000, width), 9 + 0.01 * torch.randn(60, width)
-    decoder.memorise([many, few], torch.Generator().manual_seed(0))
+    decoder.set_prototypes([many, few], torch.Generator().manual_seed(0))
     count = tiny_config.model.prototypes
     assert len(decoder.prototypes) == 2 * count
     assert (decoder.prototypes.mean(1) > 5).sum() == count
@@ -109,7 +109,7 @@ def test_upsampling_matrix_is_torchs_resize_then_blur(size, target):
 def test_normal_range_makes_map_and_head_weigh_alike(tiny_config, state):
     detector = build(tiny_config.model, state, head_weight=0.25)
     images = torch.randn(1, 3, *SIZE)
-    _, maps, logits = detector.difference(images, detector.teacher(images))
+    _, maps, logits = detector.compare(images, detector.teacher(images))
     detector.normal_range.copy_(torch.tensor([[0.2, 0.1], [-4.0, 2.0]]))
     from_map = (detector.map_y @ maps.mean(1) @ detector.map_x.T - 0.2) / 0.1
     from_head = (detector.head_y @ logits @ detector.head_x.T + 4.0) / 2.0
