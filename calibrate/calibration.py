@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_ad.calibrate.threshold import Threshold, clopper_pearson, conformal_threshold, tail_threshold
-from edge_ad.data.loader import batches
-from edge_ad.errors import DataError
+from edge_ad.data.images import Frame, read_image
+from edge_ad.data.loader import batches, read_each
+from edge_ad.data.samples import Problem, Sample
+from edge_ad.errors import ConfigError, DataError
 from edge_ad.runtime.predictor import Predictor
-
-Frame = npt.NDArray[np.uint8]
 
 
 class Scores(NamedTuple):
@@ -71,6 +71,43 @@ def score_frames(
             if advance:
                 advance()
     return Scores(np.array(image_scores), np.array(maxima))
+
+
+def score_photos(
+    predictor: Predictor, samples: Sequence[Sample], advance: Callable[[], None] = lambda: None
+) -> tuple[Scores, list[Sample], list[Problem]]:
+    """Scores of the photos that can be read and judged, those photos, and what is wrong with the others.
+
+    Raises DataError when none is left.
+    """
+    problems: list[Problem] = []
+    used: list[Sample] = []
+    found: list[Scores] = []
+
+    def score(group: Sequence[tuple[Sample, Frame]]) -> None:
+        try:
+            scores = score_frames(predictor, [frame for _, frame in group], len(group))
+        except (DataError, ConfigError) as error:  # such as a photo that is smaller than the station's region
+            if len(group) == 1:
+                problems.append(Problem(group[0][0].path, error.message))
+                return
+            for one in group:
+                score([one])
+        else:
+            found.append(scores)
+            used.extend(sample for sample, _ in group)
+
+    for group in batches(read_each(samples, lambda one: read_image(one.path), problems), 4):
+        score(group)
+        for _ in group:
+            advance()
+    if not found:
+        raise DataError(
+            f"none of {len(problems)} photos could be judged",
+            f"the first, {problems[0].path}: {problems[0].reason}",
+        )
+    scores, maxima = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return Scores(scores, maxima), used, problems
 
 
 def calibration_record(

@@ -162,6 +162,14 @@ class Artifact:
         """`photo_key` of every photo it was trained on; None where the artifact keeps no record of them."""
         return frozenset(self.file(PHOTOS).read_text().split()) if self.has(PHOTOS) else None
 
+    def check_writable(self, needed: int = 1 << 20) -> None:
+        """ArtifactError, before any work is done for it, where `needed` more bytes could not be written into it."""
+        check_folder(self.path, needed)
+
+    def size(self) -> int:
+        """Bytes of all its files together."""
+        return sum(record.bytes for record in self.manifest.files.values())
+
     def digest(self) -> str:
         """SHA-256 over the manifest's file list: one short name for exactly these weights and graphs."""
         listing = {name: record.sha256 for name, record in sorted(self.manifest.files.items())}
@@ -215,10 +223,36 @@ def check_target(target: Path) -> None:
         raise ArtifactError(f"the folder {target.parent} does not exist", "create it first")
     if target.is_dir():
         raise ArtifactError(f"{target} is a folder", "name a file in it")
+    _check_room(target.parent, target)
+
+
+def check_folder(folder: Path, needed: int = 1 << 20) -> None:
+    """ArtifactError, before any work is done for it, where nothing could be written into `folder`.
+
+    folder: made later where it doesn't exist yet. needed: bytes that will be written.
+    """
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise ArtifactError(f"{place} is a file, not a folder", "choose another folder")
+    _check_room(place, folder, needed)
+
+
+def _check_room(place: Path, wanted: Path, needed: int = 1 << 16) -> None:
+    """Write a little into the folder `place`, as quotas and network drives only tell when written to."""
     try:
-        tempfile.TemporaryFile(dir=target.parent).close()
+        with tempfile.TemporaryFile(dir=place) as probe:
+            probe.write(bytes(min(needed, 1 << 16)))
+            probe.flush()
+        free = shutil.disk_usage(place).free
     except OSError as error:
-        raise _cannot_write(target, error) from error
+        raise _cannot_write(wanted, error) from error
+    if free < needed:
+        raise ArtifactError(
+            f"can't write {wanted}: {free / 1e6:.1f} MB are free, {needed / 1e6:.1f} MB are needed",
+            "free some disk space or choose another folder",
+        )
 
 
 def _cannot_write(target: Path, error: OSError) -> ArtifactError:

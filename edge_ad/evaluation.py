@@ -211,9 +211,8 @@ def evaluate(
             f"{dataset.name} has no test photos", "put good and defective ones into test/ or good/ and bad/"
         )
     results: dict[str, CategoryResult] = {}
-    used = {sample.path for sample in dataset.samples}  # such as a defect whose mask is missing
-    skipped = [problem for problem in dataset.problems if problem.path not in used]
-    notes = [problem for problem in dataset.problems if problem.path in used]
+    skipped = list(dataset.left_out)
+    notes = [problem for problem in dataset.problems if problem not in skipped]
     doubts: list[Problem] = []
     masked = {s.category for s in samples if s.mask_path}
     for group in batches(read_each(samples, partial(_load, preprocessing=preprocessing), skipped), batch):

@@ -15,7 +15,8 @@ import numpy as np
 from edge_ad.artifact import Artifact
 from edge_ad.calibrate.int8 import Method
 from edge_ad.data.images import preprocess, read_image
-from edge_ad.data.samples import Sample, scan
+from edge_ad.data.loader import log_left_out, read_each
+from edge_ad.data.samples import Problem, Sample, scan
 from edge_ad.errors import BackendError, ConfigError, DataError
 from edge_ad.export import triton_server
 from edge_ad.export.engine import build_engine
@@ -92,12 +93,21 @@ def _provenance(artifact: Artifact, precision: Precision) -> dict[str, str]:
 
 
 def load_normals(artifact: Artifact, folder: Path, count: int) -> list[Array]:
-    """Preprocessed images [3, H, W] of up to `count` photos of good parts, evenly spread over the folder."""
-    samples = scan(folder).normals
+    """Preprocessed images [3, H, W] of up to `count` photos of good parts, evenly spread over the folder.
+
+    Photos that can't be read are left out and logged by name. Raises DataError when none is left.
+    """
+    dataset = scan(folder)
+    samples = dataset.normals
     if not samples:
         raise DataError(f"{folder} has no photos of good parts", "name a folder of images, or with train/good in it")
     picked = np.unique(np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int))
-    return [_prepare(artifact, samples[i]) for i in picked]
+    problems: list[Problem] = []
+    images = [image for _, image in read_each([samples[i] for i in picked], partial(_prepare, artifact), problems)]
+    log_left_out([*dataset.left_out, *problems])
+    if not images:
+        raise DataError(f"no photo of {folder} could be read", "`edgead check FOLDER` says what is there")
+    return images
 
 
 def metrics_on(artifact: Artifact, folder: Path) -> Callable[[Runner], Metrics]:

@@ -29,10 +29,13 @@ def command(
     from rich.console import Console
     from rich.table import Table
 
+    from edge_ad.artifact import check_folder
     from edge_ad.bench import kernel_cases
     from edge_ad.bench import kernel_timing as timing
     from edge_ad.errors import ConfigError
 
+    for target in filter(None, (csv, plot)):
+        check_folder(target.parent)
     setup = timing.Setup.of(device, threads, dtype)
     console = Console(stderr=True, highlight=False)
     console.print(f"{setup.device_name}, {setup.threads} threads, {setup.dtype}; copying: {setup.copy_note()}")

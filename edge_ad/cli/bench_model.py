@@ -23,12 +23,14 @@ def command(
     from rich.console import Console
     from rich.table import Table
 
-    from edge_ad.artifact import Artifact
+    from edge_ad.artifact import Artifact, check_folder
     from edge_ad.bench.model import FIELDS, measure, open_runs
     from edge_ad.bench.rows import append_rows
 
     console = Console(stderr=True, highlight=False)
     opened = Artifact.open(artifact)
+    if out is not None:
+        check_folder(out.parent)
     engines = [name.strip() for name in backends.split(",")]
     rows: list[dict[str, Any]] = []
     for count in threads or [1, 2]:

@@ -28,10 +28,13 @@ def command(
     from rich.console import Console
     from rich.table import Table
 
+    from edge_ad.artifact import check_folder
     from edge_ad.bench.run import append_stages, measure
     from edge_ad.runtime.settings import EngineSettings
 
     console = Console(stderr=True, highlight=False)
+    if csv_file:
+        check_folder(Path(csv_file).parent)
     engine = EngineSettings(backend, precision, threads, reload=False)
     result = measure(artifact, engine, source=source, size=_size(size), frames=frames, fps=fps)
     if csv_file:

@@ -46,15 +46,15 @@ def command(
     The threshold belongs to pictures that are inspected as these were scored. A line that straightens, cuts or tiles
     its pictures, or whose artifact knows several products, is calibrated with its own --settings.
     """
-    from edge_ad.artifact import Artifact
+    from edge_ad.artifact import Artifact, check_folder
     from edge_ad.calibrate.calibration import (
         ThresholdRequest,
         calibration_record,
         median_shift,
-        score_frames,
+        score_photos,
         with_product,
     )
-    from edge_ad.data.images import read_image
+    from edge_ad.data.loader import log_left_out
     from edge_ad.data.samples import scan
     from edge_ad.errors import DataError
     from edge_ad.runtime.engines.runner import choose_precision, open_runner
@@ -67,10 +67,12 @@ def command(
     opened = Artifact.open(artifact)
     if out is not None and out.exists():
         raise DataError(f"{out} exists", "choose another --out folder")
-    samples = scan(normals).normals
+    opened.check_writable() if out is None else check_folder(out, opened.size() + (1 << 20))
+    dataset = scan(normals)
+    samples = dataset.normals
     unseen = _unseen(console, opened, samples, normals, include_trained)
     trained = len(samples) - len(unseen)
-    samples = samples if include_trained else unseen
+    samples = samples if include_trained else tuple(unseen)
     request = ThresholdRequest(false_alarms, confidence, tail_fit)
     request.threshold(np.arange(float(len(samples))))  # refuses now, before minutes of scoring
     line, place = _station(settings, station)
@@ -83,9 +85,10 @@ def command(
     scorer = StationPredictor(opened, runner, place, straightened=kept) if place else Predictor(opened, runner)
     with scorer as predictor, Progress(console=console, transient=True) as progress:
         task = progress.add_task(f"scoring with {runner.name}", total=len(samples))
-        frames = (read_image(sample.path) for sample in samples)
-        scores = score_frames(predictor, frames, advance=lambda: progress.advance(task))
+        scores, used, broken = score_photos(predictor, samples, lambda: progress.advance(task))
+        samples = tuple(used)
         rows = _operating_points(predictor, samples, scores, request) if sensitivity else []
+    log_left_out([*dataset.left_out, *broken])
     many = len(opened.manifest.classes) > 1
     record = calibration_record(
         scores,
@@ -95,7 +98,7 @@ def command(
         classes=[s.category for s in samples] if many and not place else None,
         tiles=place.frame.tiling() if place else (),
     )
-    record["trained_on"] = trained
+    record |= {"trained_on": trained, "left_out": len(broken) + len(dataset.left_out)}
     if trained and include_trained:
         record["promise"] = (
             f"none, since {trained} of {len(samples)} photos were trained on (otherwise: {record['promise']})"
@@ -114,7 +117,6 @@ def command(
 
 def _unseen(console: Console, artifact: Any, samples: Any, folder: Path, include_trained: bool) -> Any:
     """The samples that training didn't see, as far as the artifact knows; says how many others there are."""
-    from edge_ad.artifact import photo_key
     from edge_ad.errors import DataError
 
     known = artifact.trained_on()
@@ -124,7 +126,7 @@ def _unseen(console: Console, artifact: Any, samples: Any, folder: Path, include
             "them, or the threshold will be too low"
         )
         return samples
-    unseen = tuple(sample for sample in samples if photo_key(sample.path) not in known)
+    unseen = tuple(sample for sample in samples if not _seen(sample.path, known))
     trained = len(samples) - len(unseen)
     if not trained:
         return unseen
@@ -139,6 +141,16 @@ def _unseen(console: Console, artifact: Any, samples: Any, folder: Path, include
         + ("scored all the same, so nothing is promised" if include_trained else "they are left out")
     )
     return unseen
+
+
+def _seen(path: Path, known: frozenset[str]) -> bool:
+    from edge_ad.artifact import photo_key
+    from edge_ad.errors import ArtifactError
+
+    try:
+        return photo_key(path) in known
+    except ArtifactError:  # it can't be read: left out, with its reason, when it is to be scored
+        return False
 
 
 def _station(path: Path | None, name: str) -> tuple[Any, Any]:

@@ -30,9 +30,11 @@ def command(
     Prints each command before it runs. The demo's defects are drawn by a program: its numbers say that the path
     works, not how well the detector does on your parts.
     """
+    from edge_ad.artifact import check_folder
     from edge_ad.data.samples import scan
 
     began = time.monotonic()
+    check_folder(out, 256 << 20)
     out.mkdir(parents=True, exist_ok=True)
     calibration: Path | None = None
     if data is None:

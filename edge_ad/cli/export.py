@@ -48,7 +48,7 @@ def command(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
 ) -> None:
     """Write FP16, INT8 and engine files into the artifact, after measuring what they lose."""
-    from edge_ad.artifact import Artifact
+    from edge_ad.artifact import Artifact, check_folder
     from edge_ad.errors import ConfigError
     from edge_ad.export import targets
     from edge_ad.export.job import ExportOptions, export_precision
@@ -66,6 +66,10 @@ def command(
         )
     precision: Any = "fp16" if fp16 else "int8" if int8 else "fp32"
     opened = Artifact.open(artifact)
+    if normals is not None or target.startswith("tensorrt"):
+        opened.check_writable(opened.manifest.files[GRAPHS["fp32"]].bytes if opened.has(GRAPHS["fp32"]) else 1 << 20)
+    if out is not None:
+        check_folder(out)
     result: dict[str, Any] = {"precision": precision, "target": target}
     if normals is not None or not opened.has(GRAPHS[precision]):
         if normals is None:

@@ -47,6 +47,7 @@ def command(
 
     How small a defect is found and how sure that is, false alarms, steadiness, robustness, speed, identity.
     """
+    from edge_ad.artifact import check_folder
     from edge_ad.errors import ConfigError
     from edge_ad.qualify.qualification import Wanted, qualify, read_report, write_report
 
@@ -62,6 +63,7 @@ def command(
         good, bad, repeats, mm_per_pixel, cycle_ms, stations, photos, trials, settings, station, product,
         tuple(filter(None, skip.split(","))), sign, backend, precision, threads,
     )  # fmt: skip
+    check_folder(out)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("", total=None)
 

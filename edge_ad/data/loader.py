@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, MutableSequence
+from collections.abc import Callable, Iterable, Iterator, MutableSequence, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -55,8 +55,7 @@ class PhotoReader:
         problems: list[Problem] = []
         read = read_each(samples, lambda sample: self.read(sample.path), problems)
         found = [DecodedPhoto(sample, (frame.shape[0], frame.shape[1])) for sample, frame in read]
-        for problem in problems:
-            log.warning("skipped: %s: %s", problem.path, problem.reason)
+        log_left_out(problems)
         return found, problems
 
     def _keep(self, path: Path, side: int | None, frame: Frame) -> Frame:
@@ -96,6 +95,15 @@ def read_each(
         finally:
             for _, future in ahead:
                 future.cancel()
+
+
+def log_left_out(problems: Sequence[Problem], most: int = 20) -> None:
+    """Log how many files were left out, and the first of them by name."""
+    for problem in problems[:most]:
+        log.warning("skipped: %s: %s", problem.path, problem.reason)
+    if len(problems) > 1:
+        more = f", {most} of them named above" if len(problems) > most else ""
+        log.warning("%d files were skipped%s; `edgead check` names them all", len(problems), more)
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

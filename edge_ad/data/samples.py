@@ -63,6 +63,12 @@ class Dataset:
         return tuple(s for s in self.samples if s.label == 0)
 
     @property
+    def left_out(self) -> tuple[Problem, ...]:
+        """The problems of what is no sample; the others are of samples that lack something, such as their mask."""
+        used = {sample.path for sample in self.samples}
+        return tuple(problem for problem in self.problems if problem.path not in used)
+
+    @property
     def categories(self) -> tuple[str, ...]:
         """Names of the products, sorted."""
         return tuple(sorted({s.category for s in self.samples}))

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_ad.artifact import MANIFEST, Artifact, photo_key, write_atomically
+from edge_ad.artifact import MANIFEST, Artifact, check_folder, photo_key, write_atomically
 from edge_ad.config import Config
 from edge_ad.data.samples import Dataset, scan
 from edge_ad.errors import ConfigError, DataError
@@ -73,6 +73,7 @@ def ablate(
     for folder in (out, *out.parents):
         if folder.is_file():
             raise DataError(f"--out {out}: {folder} is a file", "name a folder; it is made where it doesn't exist")
+    check_folder(out)
     dataset = scan(photos)
     labels = {sample.label for sample in dataset.test}
     if labels != {0, 1}:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_ad.artifact import MANIFEST, Artifact
+from edge_ad.artifact import MANIFEST, Artifact, check_folder
 from edge_ad.calibrate.first_threshold import set_first_threshold
 from edge_ad.config import Config, check_device
 from edge_ad.data.samples import Sample
@@ -26,6 +26,8 @@ from edge_ad.training.photos import Photos, find_photos, split_held_out
 from edge_ad.training.processes import is_first_process
 from edge_ad.training.run import TrainingRun, run_key, work_folder
 from edge_ad.training.triplets import choose_triplets
+
+_ROOM = 64 << 20  # bytes that even a small detector and its feature cache take
 
 
 def train(
@@ -113,6 +115,7 @@ def _record(
 
 
 def check_output(out: Path) -> None:
-    """ArtifactError, before any work is done, when `out` is something that must not be replaced."""
+    """ArtifactError, before any work is done, when `out` must not be replaced, or can't be written."""
     if out.exists() and not (out / MANIFEST).exists() and (out.is_file() or any(out.iterdir())):
         raise ArtifactError(f"{out} exists and is no artifact", "choose another --out folder")
+    check_folder(out.absolute().parent, _ROOM)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edge_ad.artifact import Artifact, photo_key, write_atomically
-from edge_ad.data.samples import Sample, scan
+from edge_ad.data.loader import PhotoReader
+from edge_ad.data.samples import Problem, Sample, scan
 from edge_ad.errors import ConfigError, DataError
 from edge_ad.qualify import limits, strain, study
 from edge_ad.qualify.identity import identity, sealed
@@ -66,7 +67,8 @@ def qualify(
     """
     opened = Artifact.open(artifact)
     good, trained = _unseen(opened, wanted.good)
-    bad = [] if wanted.bad is None else _defective(wanted.bad)
+    good, unreadable = _readable(good, wanted.good)
+    bad, more = ([], []) if wanted.bad is None else _readable(_defective(wanted.bad), wanted.bad)
     parts = [] if wanted.repeats is None else study.read_repeats(wanted.repeats)
     with _predictor(opened, wanted) as predictor:
         if predictor.threshold is None:
@@ -80,6 +82,7 @@ def qualify(
             "threshold": predictor.threshold,
             "mm_per_pixel": wanted.mm_per_pixel,
             "good_left_out": trained,
+            "unreadable": [f"{problem.path}: {problem.reason}" for problem in unreadable + more],
             "identity": identity(opened, predictor.runner, {
                 "good": subject.good, "bad": [s.path for s in bad],
                 "repeats": [photo for _, _, shots in parts for photo in shots],
@@ -158,6 +161,14 @@ def _unseen(artifact: Artifact, folder: Path) -> tuple[list[Sample], int]:
             "take photos of good parts that training never saw",
         )
     return unseen, len(samples) - len(unseen)
+
+
+def _readable(samples: Sequence[Sample], folder: Path) -> tuple[list[Sample], list[Problem]]:
+    """The photos that can be decoded, and those that can't, which are logged: no study may end on one of them."""
+    found, problems = PhotoReader(budget=0).decodable(samples)
+    if not found:
+        raise DataError(f"no photo of {folder} could be read", "`edgead check FOLDER` says what is there")
+    return [one.sample for one in found], problems
 
 
 def _defective(folder: Path) -> list[Sample]:

@@ -13,7 +13,8 @@ import numpy as np
 
 from edge_ad.calibrate.threshold import clopper_pearson, normals_needed
 from edge_ad.data.images import images_below, read_image
-from edge_ad.data.samples import BAD, GOOD
+from edge_ad.data.loader import log_left_out, read_each
+from edge_ad.data.samples import BAD, GOOD, Problem, Sample
 from edge_ad.errors import DataError
 from edge_ad.qualify.agreement import Shown, agreement
 from edge_ad.qualify.subject import Subject
@@ -103,7 +104,12 @@ def steadiness(subject: Subject, parts: Sequence[tuple[str, bool | None, list[Pa
     """The agreement study on parts shown several times, and each part's scores."""
     shown = []
     for name, bad, photos in parts:
-        scores = subject.scores(read_image(photo) for photo in photos)
+        problems: list[Problem] = []
+        named = [Sample(photo, "test", int(bool(bad)), "", None, name) for photo in photos]
+        scores = subject.scores(frame for _, frame in read_each(named, lambda one: read_image(one.path), problems))
+        log_left_out(problems)
+        if not len(scores):
+            continue
         shown.append(Shown(name, bad, tuple(bool(s > subject.threshold) for s in scores), tuple(map(float, scores))))
     return {**asdict(agreement(shown, subject.threshold)), "shown": [part._asdict() for part in shown]}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_ad.artifact import write_atomically
+from edge_ad.artifact import check_folder, write_atomically
 from edge_ad.data.images import encode_image
 from edge_ad.data.loader import PhotoReader
 from edge_ad.errors import DataError
@@ -133,6 +133,7 @@ def open_folder(out: Path) -> None:
         ours = False
     if not ours:
         raise DataError(f"{out} holds something else than synthetic defects", "choose another --out folder")
+    check_folder(out)
 
 
 def _write(out: Path, index: int, triplet: Triplet, source: str) -> dict[str, str]:

@@ -1,8 +1,11 @@
 """`edgead calibrate`, whole: photos in, thresholds and their promise in the manifest out."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -216,3 +219,52 @@ def test_shift_in_interquartile_ranges():
 def test_wish_refuses_scores_that_are_no_numbers():
     with pytest.raises(DataError, match="NaN"):
         ThresholdRequest(0.1).threshold(np.full(50, np.nan))
+
+
+def test_a_broken_photo_is_left_out_counted_and_named(small_artifact, photos, capsys, caplog):
+    (photos / "broken.png").write_bytes((photos / "000.png").read_bytes()[:300])
+    (photos / "empty.jpg").touch()
+    assert run("calibrate", small_artifact.path, "--normals", photos, "--false-alarms", "0.05", "--sensitivity") == 0
+    assert json.loads(capsys.readouterr().out)["left_out"] == 2
+    assert "broken.png: is cut short" in caplog.text
+    assert "empty.jpg: empty file" in caplog.text
+    assert "2 files were skipped" in caplog.text
+    record = Artifact.open(small_artifact.path).manifest.calibration
+    (photos / "broken.png").unlink()
+    assert run("calibrate", small_artifact.path, "--normals", photos, "--false-alarms", "0.05") == 0
+    assert Artifact.open(small_artifact.path).manifest.calibration["image_threshold"] == record["image_threshold"]
+
+
+def test_nothing_but_broken_photos_is_an_error(small_artifact, photos, capsys):
+    for path in photos.iterdir():
+        path.write_bytes(path.read_bytes()[:300])
+    assert run("calibrate", small_artifact.path, "--normals", photos, "--false-alarms", "0.05") == 1
+    assert "none of 40 photos could be judged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "verb", ["calibrate", "export", "train", "synth", "ablate", "qualify", "model", "run", "demo"]
+)
+def test_a_place_that_takes_no_file_is_said_before_the_work(
+    verb, small_artifact, photos, tmp_path, capsys, monkeypatch
+):
+    def refuse(dir):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(dir))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    out = tmp_path / "new" / "out"
+    words = {
+        "calibrate": ["calibrate", small_artifact.path, "--normals", photos, "--false-alarms", "0.05"],
+        "export": ["export", small_artifact.path, "--fp16", "--normals", photos],
+        "train": ["train", photos, "--out", out, "--weights", "random"],
+        "synth": ["synth", photos, "--out", tmp_path / "out", "--source", "procedural"],
+        "ablate": ["ablate", photos, "--out", out],
+        "qualify": ["qualify", small_artifact.path, "--good", photos, "--out", out],
+        "model": ["bench", "model", small_artifact.path, "--out", out / "rows.csv"],
+        "run": ["bench", "run", small_artifact.path, "--csv", out / "rows.csv"],
+        "demo": ["demo", "--out", out],
+    }[verb]
+    before = (small_artifact.path / "manifest.json").read_bytes()
+    assert run(*words) == 1
+    assert ": Read-only file system" in capsys.readouterr().err
+    assert (small_artifact.path / "manifest.json").read_bytes() == before

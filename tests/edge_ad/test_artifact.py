@@ -1,11 +1,13 @@
+import errno
 import json
 import os
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
-from edge_ad.artifact import Artifact, Manifest, Preprocessing, write_atomically
+from edge_ad.artifact import Artifact, Manifest, Preprocessing, check_folder, write_atomically
 from edge_ad.config import Config
 from edge_ad.errors import ArtifactError
 
@@ -118,3 +120,30 @@ def test_a_file_is_no_artifact(tmp_path):
     (tmp_path / "photo.png").write_bytes(b"x")
     with pytest.raises(ArtifactError, match=r"photo\.png is no artifact"):
         Artifact.open(tmp_path / "photo.png")
+
+
+@pytest.mark.parametrize("inner", ["", "not/yet/there"])
+def test_a_folder_without_room_is_refused_before_any_work(tmp_path, inner, monkeypatch):
+    check_folder(tmp_path / inner)
+    with pytest.raises(ArtifactError, match=r"can't write .*: [\d.]+ MB are free, [\d.]+ MB are needed"):
+        check_folder(tmp_path / inner, 1 << 62)
+    (tmp_path / "file").touch()
+    with pytest.raises(ArtifactError, match="file is a file, not a folder"):
+        check_folder(tmp_path / "file" / inner)
+
+    def refuse(dir):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(dir))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(ArtifactError, match=f"can't write {tmp_path / inner}: Read-only file system"):
+        check_folder(tmp_path / inner)
+
+
+def test_a_full_disk_is_noticed_by_writing_to_it(tmp_path):
+    code = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        f"from pathlib import Path; from edge_ad.artifact import check_folder; check_folder(Path({str(tmp_path)!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert f"can't write {tmp_path}: File too large" in done.stderr

@@ -35,6 +35,13 @@ def test_a_runner_against_itself(small_artifact, photos, capsys):
     assert "on 8 photos" in " ".join(err.split())
 
 
+def test_a_broken_photo_is_left_out_and_named(small_artifact, photos, capsys, caplog):
+    (photos / "011.png").write_bytes((photos / "011.png").read_bytes()[:300])
+    assert run(small_artifact.path, photos, "--second", "onnxruntime") == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 11
+    assert "011.png: is cut short" in caplog.text
+
+
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
 def test_any_two_backends(small_artifact, photos, capsys):
     assert run(small_artifact.path, photos, "--second", "openvino:fp32") == 0
