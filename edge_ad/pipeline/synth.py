@@ -12,7 +12,7 @@ from edge_ad.errors import DataError
 from edge_ad.progress import NoProgress, Progress
 from edge_ad.synthesis.dataset import open_folder, write_triplets
 from edge_ad.synthesis.defects import Triplet
-from edge_ad.synthesis.quality import feature_fault
+from edge_ad.synthesis.quality import feature_check
 from edge_ad.synthesis.sources import build_sources, parse_sources
 from edge_ad.training.photos import find_photos
 
@@ -69,7 +69,7 @@ def synth(
         sources,
         count,
         seed=seed,
-        fault=_feature_fault(weights, frames[0].shape, min_feature_distance),
+        fault=_feature_check(weights, frames[0].shape, min_feature_distance),
         foreground=settings.foreground,
         visible=settings.visible,
         per_shard=per_shard,
@@ -78,10 +78,10 @@ def synth(
     )
 
 
-def _feature_fault(weights: str | None, size: tuple[int, ...], least: float) -> Callable[[Triplet], str | None]:
+def _feature_check(weights: str | None, size: tuple[int, ...], least: float) -> Callable[[Triplet], str | None]:
     """The quality control by the teacher's features, where a least distance is asked for."""
     if not least:
         return lambda triplet: None
     from edge_ad.model.frame_features import frame_features  # noqa: PLC0415  (needs torch)
 
-    return feature_fault(frame_features(weights, (size[0], size[1])), least)
+    return feature_check(frame_features(weights, (size[0], size[1])), least)

@@ -54,10 +54,10 @@ class BlendedDefects:
         if edges == "mixed":
             edges = ("hard", "feathered", "seamless")[int(rng.choice(3, p=[0.35, 0.4, 0.25]))]
         if edges == "seamless":
-            anomaly = adapted(frame, anomaly, mask)
+            anomaly = match_colours(frame, anomaly, mask)
         if edges == "hard":
             return blend(frame, anomaly, mask, delta), mask
-        weight = feathered(mask, rng.uniform(0.6, 1.5 + max(mask.shape) / 150))
+        weight = feather(mask, rng.uniform(0.6, 1.5 + max(mask.shape) / 150))
         return blend(frame, anomaly, weight, delta), weight > 0.05
 
     def _mask(self, size: tuple[int, int], inside: Mask | None, rng: np.random.Generator) -> Mask:
@@ -79,7 +79,7 @@ class BlendedDefects:
         )
 
 
-def feathered(mask: Mask, sigma: float) -> Floats:
+def feather(mask: Mask, sigma: float) -> Floats:
     """The mask with its edge blurred inwards, float32 0..1 [H,W]: 1 in the middle, 0 at its outline."""
     soft: Any = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), float(sigma))
     inner = np.clip(soft * 2 - 1, 0, 1)
@@ -87,7 +87,7 @@ def feathered(mask: Mask, sigma: float) -> Floats:
     return np.where(mask, np.maximum(inner, soft * 0.5), 0).astype(np.float32)
 
 
-def adapted(frame: Frame, anomaly: Frame, mask: Mask, strength: float = 0.9) -> Frame:
+def match_colours(frame: Frame, anomaly: Frame, mask: Mask, strength: float = 0.9) -> Frame:
     """P with its colours moved towards the frame's along the mask's outline, uint8 [H,W,3].
 
     P + c, with c the difference I - P just outside the mask, spread inwards by normalised blurring: a cheap

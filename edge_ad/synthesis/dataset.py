@@ -16,7 +16,7 @@ from edge_ad.data.loader import PhotoReader
 from edge_ad.errors import DataError
 from edge_ad.synthesis.defects import DefectSource, Frame, Triplet, choose, make_triplet
 from edge_ad.synthesis.foreground import find_foreground
-from edge_ad.synthesis.shards import ShardWriter, pictures
+from edge_ad.synthesis.shards import ShardWriter, encode_pngs
 from edge_ad.synthesis.sheet import triplet_sheet
 
 MANIFEST = "manifest.json"
@@ -142,7 +142,7 @@ def _write(out: Path, index: int, triplet: Triplet, source: str) -> dict[str, st
         "defective": f"test/{source}/{index:05d}.png",
         "mask": f"ground_truth/{source}/{index:05d}_mask.png",
     }
-    for name, picture in pictures(triplet).items():
+    for name, picture in encode_pngs(triplet).items():
         path = out / files[name]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, picture)

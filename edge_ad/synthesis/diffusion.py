@@ -61,8 +61,8 @@ def build_schedule(config: DiffusionConfig) -> Any:
     )
 
 
-def target(config: DiffusionConfig, x0: Tensor, noise: Tensor, cumulative: Tensor) -> Tensor:
-    """What the network is to answer for x_t, as x0 and noise: [B,C,H,W]; cumulative: alphas_cumprod at t, [B]."""
+def training_target(config: DiffusionConfig, x0: Tensor, noise: Tensor, cumulative: Tensor) -> Tensor:
+    """The network's training target for x_t, noise or v [B,C,H,W]; cumulative: alphas_cumprod at t, [B]."""
     if config.predicts == "noise":
         return noise
     a = cumulative.to(x0).view(-1, 1, 1, 1)
@@ -129,7 +129,7 @@ def reverse_step(
     return mean if before == 1 else mean + spread * z
 
 
-def respaced(config: DiffusionConfig, steps: int | None = None) -> list[int]:
+def respaced_timesteps(config: DiffusionConfig, steps: int | None = None) -> list[int]:
     """Times from noisy to clean, `sample_steps` of them for the whole of T, down to 0; fewer if start < 1."""
     if not 0 < config.start <= 1:
         raise ConfigError(f"start is {config.start}", "1 starts from noise, 0.3 to 0.5 from a normal image")
@@ -140,8 +140,8 @@ def respaced(config: DiffusionConfig, steps: int | None = None) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """What one anomaly image is made from: its seed, its perturbation s, and the normal image it starts at."""
+class SampleRequest:
+    """What one anomaly image is sampled from: seed, perturbation s, and the normal image it starts at."""
 
     seed: int
     s: float
@@ -150,32 +150,32 @@ class Drawing:
 
 @torch.no_grad()
 def sample(
-    network: Any, config: DiffusionConfig, drawings: Sequence[Drawing], *, steps: int | None = None
+    network: Any, config: DiffusionConfig, requests: Sequence[SampleRequest], *, steps: int | None = None
 ) -> list[Frame]:
     """Anomaly images P, uint8 [R,R,3], one a drawing; each depends on its own drawing alone.
 
     Args:
         network: of `build_network`, in eval mode.
-        drawings: `origin` (uint8 [R,R,3]) is needed where config.start < 1.
+        requests: `origin` (uint8 [R,R,3]) is needed where config.start < 1.
         steps: instead of config.sample_steps.
     """
     device = next(network.parameters()).device
     cumulative = build_schedule(config).alphas_cumprod.double()
-    generators = [torch.Generator().manual_seed(drawing.seed) for drawing in drawings]
+    generators = [torch.Generator().manual_seed(request.seed) for request in requests]
     shape = (3, config.resolution, config.resolution)
 
     def normal_noise() -> Tensor:
         return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
 
-    times = respaced(config, steps)
+    times = respaced_timesteps(config, steps)
     x_t = normal_noise()
     if config.start < 1:
-        origins = [drawing.origin for drawing in drawings if drawing.origin is not None]
-        if len(origins) < len(drawings):
+        origins = [request.origin for request in requests if request.origin is not None]
+        if len(origins) < len(requests):
             raise ConfigError("start < 1 needs a normal image for each drawing", "set start = 1, or give them")
         level = float(cumulative[times[0]])
         x_t = level**0.5 * to_tensor(origins).to(device) + (1 - level) ** 0.5 * x_t
-    s = torch.tensor([drawing.s for drawing in drawings], device=device).view(-1, 1, 1, 1)
+    s = torch.tensor([request.s for request in requests], device=device).view(-1, 1, 1, 1)
     for index, time in enumerate(times):
         before = float(cumulative[times[index + 1]]) if index + 1 < len(times) else 1.0
         now = float(cumulative[time])
@@ -184,7 +184,7 @@ def sample(
     return to_frames(x_t)
 
 
-def drawer(
+def batch_sampler(
     network: Any, config: DiffusionConfig, frames: Frames
 ) -> Callable[[Sequence[int]], list[tuple[Frame, float, int]]]:
     """What a cache is filled by: seeds -> (anomaly image, its s, index of the normal it started from or -1).
@@ -194,16 +194,16 @@ def drawer(
     """
 
     def draw(seeds: Sequence[int]) -> list[tuple[Frame, float, int]]:
-        drawings, origins = [], []
+        requests, origins = [], []
         for seed in seeds:
             rng = np.random.default_rng([seed, 7])
             s = float(rng.uniform(*config.strength))
             number = int(rng.integers(len(frames))) if config.start < 1 and len(frames) else -1
-            origin = fitted(frames[number], config.resolution) if number >= 0 else None
-            drawings.append(Drawing(seed, s, origin))
+            origin = resize_square(frames[number], config.resolution) if number >= 0 else None
+            requests.append(SampleRequest(seed, s, origin))
             origins.append(number)
-        images = sample(network, config, drawings)
-        return [(image, d.s, origin) for image, d, origin in zip(images, drawings, origins, strict=True)]
+        images = sample(network, config, requests)
+        return [(image, d.s, origin) for image, d, origin in zip(images, requests, origins, strict=True)]
 
     return draw
 
@@ -214,7 +214,7 @@ def sampler_settings(config: DiffusionConfig) -> str:
     return json.dumps({name: to_plain(getattr(config, name)) for name in names})
 
 
-def fitted(frame: Frame, resolution: int) -> Frame:
+def resize_square(frame: Frame, resolution: int) -> Frame:
     """The frame resized to a square, uint8 [R,R,3], antialiased."""
     resized: Frame = cv2.resize(frame, (resolution, resolution), interpolation=cv2.INTER_AREA)
     return resized
@@ -239,7 +239,7 @@ def save_model(network: Any, config: DiffusionConfig, folder: Path, step: int = 
     return digest
 
 
-def _recorded(record: dict[str, Any]) -> DiffusionConfig:
+def _config_of(record: dict[str, Any]) -> DiffusionConfig:
     """A model's settings as written beside its weights; those that don't say what they predict predict noise."""
     return read_section(DiffusionConfig, {"predicts": "noise", **record["diffusion"]}, "diffusion")
 
@@ -248,7 +248,7 @@ def is_trained(folder: Path, config: DiffusionConfig) -> bool:
     """Whether the folder holds a model of this network and schedule, trained for at least the steps asked for."""
     try:
         record = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        found = _recorded(record)
+        found = _config_of(record)
         names = ("resolution", "channels", "layers", "attention", "timesteps", "betas", "predicts")
         same = all(getattr(found, name) == getattr(config, name) for name in names)
         return same and int(record["step"]) >= config.steps
@@ -256,14 +256,14 @@ def is_trained(folder: Path, config: DiffusionConfig) -> bool:
         return False
 
 
-def knows_photos(folder: Path, frames: Frames) -> bool:
+def is_trained_on(folder: Path, frames: Frames) -> bool:
     """Whether the folder's model was trained on these frames; True where it does not say."""
     try:
         record = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         known, side = str(record.get("images", "")), int(record["diffusion"]["resolution"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return True
-    return not known or known == hash_images(to_tensor([fitted(frames[i], side) for i in range(len(frames))]))
+    return not known or known == hash_images(to_tensor([resize_square(frames[i], side) for i in range(len(frames))]))
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[Any, DiffusionConfig, str]:
@@ -289,7 +289,7 @@ def read_model(folder: Path) -> tuple[DiffusionConfig, bytes, str]:
         record = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         data = (folder / WEIGHTS).read_bytes()
         digest = str(record["sha256"])
-        config = _recorded(record)
+        config = _config_of(record)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"no diffusion model can be read from {folder}: {error}", TRAIN_AGAIN) from error
     if hashlib.sha256(data).hexdigest() != digest:

@@ -20,11 +20,11 @@ from edge_ad.errors import ArtifactError, ConfigError
 from edge_ad.synthesis.defects import Frame
 
 INDEX = "images.json"
-GIVE_UP = 8  # rejected drawings in a row, per image wanted
+GIVE_UP = 8  # rejected samples in a row, per image wanted
 
 
 @dataclass(frozen=True)
-class Generated:
+class GeneratedImage:
     """One anomaly image: its file, what it was drawn from, and its hash."""
 
     file: str
@@ -35,13 +35,13 @@ class Generated:
 
 
 @dataclass(frozen=True)
-class Index:
+class CacheIndex:
     """What a cache holds, and for which model and sampler settings it is valid."""
 
     checkpoint: str  # sha256 of the weights
     sampler: str  # settings that change an image, as text
     seed: int
-    images: tuple[Generated, ...] = ()
+    images: tuple[GeneratedImage, ...] = ()
 
 
 class GeneratedImages:
@@ -83,7 +83,7 @@ class GeneratedImages:
 
 def fill_cache(
     folder: Path,
-    index: Index,
+    index: CacheIndex,
     count: int,
     draw: Callable[[Sequence[int]], list[tuple[Frame, float, int]]],
     *,
@@ -91,7 +91,7 @@ def fill_cache(
     say: Callable[[str], None] = lambda text: None,
     batch: int = 4,
 ) -> Counter[str]:
-    """Make the folder hold `count` images of this model and sampler; says how many drawings were rejected, and why.
+    """Make the folder hold `count` images of this model and sampler; says how many samples were rejected, and why.
 
     What is there and whole is kept; a file whose hash is wrong is drawn again from its own seed; images of another
     model or other settings are dropped. The index is written after each batch, so a killed run loses one batch.
@@ -117,32 +117,32 @@ def fill_cache(
                 missed += 1
             elif len(kept) < count:
                 kept.append(_write(folder, frame, number, s, origin))
-        write_index(folder, Index(index.checkpoint, index.sampler, index.seed, tuple(kept)))
+        write_index(folder, CacheIndex(index.checkpoint, index.sampler, index.seed, tuple(kept)))
         if missed > GIVE_UP * count:
             raise ArtifactError(
                 f"{missed} generated images were rejected and {len(kept)} of {count} kept: {dict(rejected)}",
                 "train the diffusion model longer, or raise the perturbation's strength",
             )
-    write_index(folder, Index(index.checkpoint, index.sampler, index.seed, tuple(kept)))
+    write_index(folder, CacheIndex(index.checkpoint, index.sampler, index.seed, tuple(kept)))
     return rejected
 
 
-def read_index(folder: Path) -> Index | None:
+def read_index(folder: Path) -> CacheIndex | None:
     """The cache's index; None when there is none or it can't be read (a cache can be made again)."""
     try:
         data: Any = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        images = tuple(read_section(Generated, image, "images") for image in data.pop("images"))
-        return Index(images=images, **data)
+        images = tuple(read_section(GeneratedImage, image, "images") for image in data.pop("images"))
+        return CacheIndex(images=images, **data)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError):
         return None
 
 
-def write_index(folder: Path, index: Index) -> None:
+def write_index(folder: Path, index: CacheIndex) -> None:
     """Write the index, whole or not at all."""
     write_atomically(folder / INDEX, json.dumps(to_plain(index), indent=1).encode())
 
 
-def read_generated(folder: Path, record: Generated) -> Frame | None:
+def read_generated(folder: Path, record: GeneratedImage) -> Frame | None:
     """The image, or None when its file is missing or isn't what was written."""
     try:
         data = (folder / record.file).read_bytes()
@@ -155,10 +155,10 @@ def read_generated(folder: Path, record: Generated) -> Frame | None:
 
 def _kept(
     folder: Path,
-    index: Index,
+    index: CacheIndex,
     draw: Callable[[Sequence[int]], list[tuple[Frame, float, int]]],
     say: Callable[[str], None],
-) -> list[Generated]:
+) -> list[GeneratedImage]:
     """The images of an earlier run that are still valid, damaged ones being drawn again."""
     found = read_index(folder)
     if found is None:
@@ -178,8 +178,8 @@ def _kept(
     return kept
 
 
-def _write(folder: Path, frame: Frame, seed: int, s: float, origin: int) -> Generated:
+def _write(folder: Path, frame: Frame, seed: int, s: float, origin: int) -> GeneratedImage:
     name = f"{seed:08d}.png"
     data = encode_image(frame)
     write_atomically(folder / name, data)
-    return Generated(name, seed, s, hashlib.sha256(data).hexdigest(), origin)
+    return GeneratedImage(name, seed, s, hashlib.sha256(data).hexdigest(), origin)

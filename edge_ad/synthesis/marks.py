@@ -7,7 +7,7 @@ import numpy as np
 
 from edge_ad.synthesis.perlin import Floats
 from edge_ad.synthesis.scene import Scene, mix
-from edge_ad.synthesis.shapes import blob, curve, shading, stroke, within
+from edge_ad.synthesis.shapes import blob, clip_to_window, curve, shading, stroke
 
 
 def scratch(patch: Floats, scene: Scene, rng: np.random.Generator) -> Floats:
@@ -92,7 +92,7 @@ def thread(patch: Floats, scene: Scene, rng: np.random.Generator) -> Floats:
         line = curve(
             (start[0], start[1]), length, rng, angle=angle, bend=rng.normal(0, 1.5), jitter=rng.uniform(0, 0.15)
         )
-        line = within(scene.size, line)
+        line = clip_to_window(scene.size, line)
         coverage = stroke(scene.size, line, thickness)
         shadow = cv2.warpAffine(coverage, np.array([[1, 0, 2.0], [0, 1, 2.0]]), (width, height))
         patch = patch * (1 - cv2.GaussianBlur(shadow, (0, 0), 1.5) * np.float32(rng.uniform(0, 0.5)))[..., None]
@@ -120,7 +120,7 @@ def tuft(patch: Floats, scene: Scene, rng: np.random.Generator) -> Floats:
             bend=rng.normal(0, 0.6),
             steps=8,
         )
-        strand = within(scene.size, strand)
+        strand = clip_to_window(scene.size, strand)
         colour = colours[int(rng.integers(3))] * np.float32(rng.uniform(0.6, 1.4)) + np.float32(rng.uniform(0, 25))
         patch = mix(patch, colour, stroke(scene.size, strand, thickness))
     return patch

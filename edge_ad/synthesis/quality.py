@@ -15,7 +15,7 @@ Features = Callable[[Frame], Floats]  # frame -> [C,h,w]
 THUMB = 32  # pixels a side at which images are compared
 
 
-def feature_fault(features: Features, least: float) -> Callable[[Triplet], str | None]:
+def feature_check(features: Features, least: float) -> Callable[[Triplet], str | None]:
     """Says why a triplet is to be rejected whose features of A and I differ by less than `least` (1 - cos)."""
     return lambda triplet: "features hardly differ" if feature_distance(features, triplet) < least else None
 
@@ -31,7 +31,7 @@ def feature_distance(features: Features, triplet: Triplet) -> float:
     return float((distance * weight).sum() / max(float(weight.sum()), 1e-12))
 
 
-class Memorised:
+class MemorisationCheck:
     """Tells whether a generated image only repeats a training image.
 
     Distances are root mean squares between 32x32 thumbnails, in grey levels. An image is a copy when the nearest
@@ -56,7 +56,7 @@ class Memorised:
         """To the nearest training image, in grey levels."""
         return float(_distances(_thumb(frame), self._thumbs).min())
 
-    def fault(self, frame: Frame) -> str | None:
+    def reason_to_reject(self, frame: Frame) -> str | None:
         """Why the image is to be rejected, or None."""
         return "copy of a training image" if self.distance(frame) < self.limit else None
 

@@ -73,7 +73,7 @@ def curve(
     return points
 
 
-def within(size: tuple[int, int], points: Points, margin: int = 2) -> Points:
+def clip_to_window(size: tuple[int, int], points: Points, margin: int = 2) -> Points:
     """The stretch of a line round its middle point that stays in the window; at least two points."""
     low, high = np.array([margin, margin]), np.array([size[1] - 1 - margin, size[0] - 1 - margin])
     outside = np.flatnonzero(((points < low) | (points > high)).any(axis=1))

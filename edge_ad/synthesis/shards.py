@@ -23,7 +23,7 @@ from edge_ad.synthesis.defects import Frame, Triplet
 PARTS = ("normal", "defective", "mask")
 
 
-def pictures(triplet: Triplet) -> dict[str, bytes]:
+def encode_pngs(triplet: Triplet) -> dict[str, bytes]:
     """The triplet as PNGs: normal, defective, mask (0 or 255)."""
     mask = triplet.mask.astype(np.uint8) * 255
     return dict(zip(PARTS, map(encode_image, (triplet.normal, triplet.defective, mask)), strict=True))
@@ -41,7 +41,7 @@ class ShardWriter:
         if index and index % self._per_shard == 0:
             self.close()
             self._open(index // self._per_shard)
-        files = {f"{index:05d}.{name}.png": data for name, data in pictures(triplet).items()}
+        files = {f"{index:05d}.{name}.png": data for name, data in encode_pngs(triplet).items()}
         for name, data in {**files, f"{index:05d}.json": json.dumps(record).encode()}.items():
             entry = tarfile.TarInfo(name)  # no times or owners: the same triplets give the same bytes
             entry.size = len(data)

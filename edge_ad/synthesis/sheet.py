@@ -40,7 +40,7 @@ def grid(rows: Sequence[Sequence[Frame]], titles: Sequence[Sequence[str]] = (), 
     return sheet
 
 
-def outlined(frame: Frame, mask: Mask) -> Frame:
+def outline_mask(frame: Frame, mask: Mask) -> Frame:
     """The frame with the mask's outline in green."""
     marked = np.ascontiguousarray(frame.copy())
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -55,6 +55,6 @@ def triplet_sheet(triplets: Sequence[Triplet], titles: Sequence[str], *, side: i
     for first in range(0, len(triplets), columns):
         part = triplets[first : first + columns]
         rows.append([triplet.defective for triplet in part])
-        rows.append([outlined(triplet.normal, triplet.mask) for triplet in part])
+        rows.append([outline_mask(triplet.normal, triplet.mask) for triplet in part])
         heads += [titles[first : first + columns], ["normal, and mask"] * len(part)]
     return grid(rows, heads, side)

@@ -32,7 +32,7 @@ class OwnStructure:
         height, width = frame.shape[:2]
         draw = rng.random()
         if draw < 0.35:
-            other = _shuffled(frame, rng)
+            other = _shuffle_tiles(frame, rng)
         elif draw < 0.7:
             turn = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(0, 360), rng.uniform(0.7, 2.0))
             turn[:, 2] += rng.uniform(-0.3, 0.3, 2) * [width, height]
@@ -42,7 +42,7 @@ class OwnStructure:
             other = np.roll(frame, by, axis=(0, 1))
             if rng.random() < 0.5:
                 other = other[::-1] if rng.random() < 0.5 else other[:, ::-1]
-        return recoloured(np.ascontiguousarray(other), rng, chance=0.6)
+        return jitter_colours(np.ascontiguousarray(other), rng, chance=0.6)
 
 
 class OtherNormals:
@@ -61,7 +61,7 @@ class OtherNormals:
 
     def __call__(self, frame: Frame, rng: np.random.Generator) -> Frame:
         other = self._frames[int(rng.integers(len(self._frames)))]
-        return recoloured(_cropped(other, frame.shape[:2], rng, smallest=0.4), rng, chance=0.5)
+        return jitter_colours(_random_crop(other, frame.shape[:2], rng, smallest=0.4), rng, chance=0.5)
 
 
 class Textures:
@@ -76,7 +76,7 @@ class Textures:
     def __init__(self, pictures: Sequence[Frame]) -> None:
         if not pictures:
             raise DataError("no textures given", "name a folder with pictures")
-        self._pictures = [_shrunk(picture) for picture in pictures]
+        self._pictures = [_shrink(picture) for picture in pictures]
 
     @classmethod
     def from_folder(cls, folder: Path) -> Textures:
@@ -84,7 +84,7 @@ class Textures:
         paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
         if not paths:
             raise DataError(f"no pictures in {folder}", "give a folder with PNG or JPEG textures")
-        return cls([_shrunk(read_image(path)) for path in paths])
+        return cls([_shrink(read_image(path)) for path in paths])
 
     @classmethod
     def from_scikit_image(cls) -> Textures | None:
@@ -104,7 +104,7 @@ class Textures:
 
     def __call__(self, frame: Frame, rng: np.random.Generator) -> Frame:
         picture = self._pictures[int(rng.integers(len(self._pictures)))]
-        return recoloured(_cropped(picture, frame.shape[:2], rng, smallest=0.15), rng, chance=0.8)
+        return jitter_colours(_random_crop(picture, frame.shape[:2], rng, smallest=0.15), rng, chance=0.8)
 
 
 class NoiseTextures:
@@ -126,7 +126,7 @@ class NoiseTextures:
         return coloured
 
 
-def recoloured(frame: Frame, rng: np.random.Generator, chance: float = 1.0) -> Frame:
+def jitter_colours(frame: Frame, rng: np.random.Generator, chance: float = 1.0) -> Frame:
     """The frame with brightness, contrast, gamma and channel gains jittered; sometimes inverted or posterised.
 
     Args:
@@ -150,7 +150,7 @@ def recoloured(frame: Frame, rng: np.random.Generator, chance: float = 1.0) -> F
     return changed
 
 
-def _shuffled(frame: Frame, rng: np.random.Generator) -> Frame:
+def _shuffle_tiles(frame: Frame, rng: np.random.Generator) -> Frame:
     """Tiles of the frame in a random order; what is left over by the division keeps its place."""
     rows, columns = int(rng.choice([2, 3, 4, 8])), int(rng.choice([2, 3, 4, 8]))
     height, width = frame.shape[0] // rows, frame.shape[1] // columns
@@ -165,7 +165,7 @@ def _shuffled(frame: Frame, rng: np.random.Generator) -> Frame:
     return shuffled
 
 
-def _cropped(picture: Frame, size: tuple[int, ...], rng: np.random.Generator, smallest: float) -> Frame:
+def _random_crop(picture: Frame, size: tuple[int, ...], rng: np.random.Generator, smallest: float) -> Frame:
     """A random part of the picture (`smallest`..1 of its sides), mirrored at random, at the size wanted."""
     height, width = picture.shape[:2]
     share = rng.uniform(smallest, 1.0)
@@ -179,7 +179,7 @@ def _cropped(picture: Frame, size: tuple[int, ...], rng: np.random.Generator, sm
     return resized
 
 
-def _shrunk(picture: NDArray[Any]) -> Frame:
+def _shrink(picture: NDArray[Any]) -> Frame:
     """RGB uint8, longest side at most TEXTURE_SIDE, to keep a folder of textures small in memory."""
     scale = TEXTURE_SIDE / max(picture.shape[:2])
     picture = np.ascontiguousarray(picture[..., :3])

@@ -14,15 +14,15 @@ from edge_ad.progress import Progress
 from edge_ad.synthesis.defects import Frame
 from edge_ad.synthesis.diffusion import (
     SETTINGS,
-    drawer,
+    batch_sampler,
     is_trained,
-    knows_photos,
+    is_trained_on,
     load_model,
     read_model,
     sampler_settings,
 )
-from edge_ad.synthesis.generated import GeneratedImages, Index, fill_cache
-from edge_ad.synthesis.quality import Memorised
+from edge_ad.synthesis.generated import CacheIndex, GeneratedImages, fill_cache
+from edge_ad.synthesis.quality import MemorisationCheck
 from edge_ad.synthesis.sources import parse_sources
 from edge_ad.training.acceleration import wait_for_all_processes
 from edge_ad.training.diffusion import DiffusionTrainer
@@ -42,7 +42,7 @@ def draw_anomaly_images(
     max_minutes: float | None = None,
     device: str = "auto",
 ) -> tuple[GeneratedImages | None, dict[str, Any]]:
-    """Anomaly images of the diffusion model in the folder, and a note: its steps, hash and rejected drawings.
+    """Anomaly images of the diffusion model in the folder, and a note: its steps, hash and rejected samples.
 
     None where the settings don't name `ddpm` as a source of defects. The model is trained, or resumed, where it isn't
     finished (at most max_minutes), and images that are there already are kept. The photos are read at a size that
@@ -55,7 +55,7 @@ def draw_anomaly_images(
     note: dict[str, Any] = {"step": model.steps}
     if is_trained(folder, model):
         progress.say(f"the diffusion model in {folder} is trained: reused")
-        if not knows_photos(folder, frames):
+        if not is_trained_on(folder, frames):
             progress.say("it was trained on other photos than these, and draws images of those", "yellow")
     else:
         trainer = DiffusionTrainer(frames, model, folder, seed=seed, device=device, say=progress.say)
@@ -63,9 +63,9 @@ def draw_anomaly_images(
     if is_first_process():
         drawing_device = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
         network, _, note["sha256"] = load_model(folder, drawing_device)
-        draw = drawer(network, model, frames)
-        index = Index(note["sha256"], sampler_settings(model), seed)
-        note["rejected"] = _fill(folder / "generated", index, model.images, draw, Memorised(frames), progress)
+        draw = batch_sampler(network, model, frames)
+        index = CacheIndex(note["sha256"], sampler_settings(model), seed)
+        note["rejected"] = _fill(folder / "generated", index, model.images, draw, MemorisationCheck(frames), progress)
     wait_for_all_processes()
     return GeneratedImages(folder / "generated"), note
 
@@ -101,9 +101,9 @@ def _train(trainer: DiffusionTrainer, progress: Progress, max_minutes: float | N
 
 
 def _fill(
-    folder: Path, index: Index, count: int, draw: Drawer, copies: Memorised, progress: Progress
+    folder: Path, index: CacheIndex, count: int, draw: Drawer, copies: MemorisationCheck, progress: Progress
 ) -> dict[str, int]:
-    """Fill the cache of anomaly images; how many drawings were rejected for which reason."""
+    """Fill the cache of anomaly images; how many samples were rejected for which reason."""
     progress.phase("anomaly images", count)
 
     def counted(seeds: Sequence[int]) -> list[tuple[Frame, float, int]]:
@@ -111,7 +111,7 @@ def _fill(
         progress.advance(len(images))
         return images
 
-    rejected = fill_cache(folder, index, count, counted, reject=copies.fault, say=progress.say)
+    rejected = fill_cache(folder, index, count, counted, reject=copies.reason_to_reject, say=progress.say)
     for reason, number in rejected.items():
         progress.say(f"generated images rejected, {reason}: {number}")
     return dict(rejected)

@@ -22,16 +22,16 @@ from edge_ad.data.images import encode_image
 from edge_ad.errors import ArtifactError, DataError, EdgeAdError
 from edge_ad.synthesis.defects import Frames
 from edge_ad.synthesis.diffusion import (
-    Drawing,
+    SampleRequest,
     build_network,
     build_schedule,
-    fitted,
     hash_images,
+    resize_square,
     sample,
     save_model,
-    target,
     to_frames,
     to_tensor,
+    training_target,
 )
 from edge_ad.synthesis.sheet import grid
 from edge_ad.training.acceleration import new_accelerator
@@ -46,7 +46,7 @@ SAMPLING = {"perturbation", "strength", "sample_steps", "start", "images", "step
 
 
 @dataclass(frozen=True)
-class Trained:
+class DiffusionResult:
     """How training ended."""
 
     step: int
@@ -89,13 +89,13 @@ class DiffusionTrainer:
         self.config, self.folder, self.seed, self._say = config, folder, seed, say
         self.accelerator = new_accelerator(device, config.precision)
         folder.mkdir(parents=True, exist_ok=True)
-        self._images = to_tensor([fitted(frames[number], config.resolution) for number in range(len(frames))])
+        self._images = to_tensor([resize_square(frames[number], config.resolution) for number in range(len(frames))])
         torch.manual_seed(seed)
         network = build_network(config)
         optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate)
         self._network, self._optimiser = self.accelerator.prepare(network, optimiser)
         self.average = build_network(config).to(self.accelerator.device).eval().requires_grad_(False)
-        self.average.load_state_dict(self._plain().state_dict())
+        self.average.load_state_dict(self._unwrapped().state_dict())
         self._schedule = build_schedule(config)
         self.step = 0
         self._losses: list[float] = []
@@ -103,7 +103,7 @@ class DiffusionTrainer:
 
     def run(
         self, *, max_minutes: float | None = None, progress: Callable[[int, int, float, float], None] | None = None
-    ) -> Trained:
+    ) -> DiffusionResult:
         """Train to the configured step, or until the time is up; writes a checkpoint and the EMA weights.
 
         Args:
@@ -140,7 +140,7 @@ class DiffusionTrainer:
         digest = self._finish()
         recent = self._losses[-50:]
         mean = float(np.mean(recent)) if recent else math.nan
-        return Trained(self.step, mean, self.step >= self.config.steps, rate, digest)
+        return DiffusionResult(self.step, mean, self.step >= self.config.steps, rate, digest)
 
     def save(self) -> None:
         """Write a checkpoint of the present step; older ones but one go once it is whole."""
@@ -162,7 +162,7 @@ class DiffusionTrainer:
         """One step: tell noise from image in x_t; returns the mean loss over all processes."""
         config, device = self.config, self.accelerator.device
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
-        torch.manual_seed(_mixed(self.seed, self.step))  # the whole batch is drawn on every process, then split
+        torch.manual_seed(_step_seed(self.seed, self.step))  # the whole batch is drawn on every process, then split
         chosen = torch.randint(len(self._images), (config.batch_size,))
         times = torch.randint(config.timesteps, (config.batch_size,))
         noise = torch.randn((config.batch_size, *self._images.shape[1:]))
@@ -172,7 +172,7 @@ class DiffusionTrainer:
         self._network.train()
         with self.accelerator.autocast():
             answer = self._network(x_t, t).sample
-        wanted = target(config, x0, noise, self._schedule.alphas_cumprod.to(device)[t])
+        wanted = training_target(config, x0, noise, self._schedule.alphas_cumprod.to(device)[t])
         loss = torch.nn.functional.mse_loss(answer.float(), wanted)
         self.accelerator.backward(loss)
         if self.accelerator.sync_gradients:
@@ -182,15 +182,15 @@ class DiffusionTrainer:
             group["lr"] = config.learning_rate * warm
         self._optimiser.step()
         self._optimiser.zero_grad()
-        self._follow()
+        self._update_average()
         self.step += 1
-        return float(self._over_all(loss.detach()))
+        return float(self._mean_over_processes(loss.detach()))
 
     @torch.no_grad()
-    def _follow(self) -> None:
+    def _update_average(self) -> None:
         """EMA: average <- d average + (1 - d) weights, with d growing to its value so that the start is forgotten."""
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-        for mean, value in zip(self.average.parameters(), self._plain().parameters(), strict=True):
+        for mean, value in zip(self.average.parameters(), self._unwrapped().parameters(), strict=True):
             mean.lerp_(value, 1 - decay)
 
     def _check(self, loss: float) -> None:
@@ -210,9 +210,9 @@ class DiffusionTrainer:
         over = time.monotonic() - begun >= max_minutes * 60
         if self.accelerator.num_processes == 1:
             return over
-        return bool(self._over_all(torch.tensor(float(over), device=self.accelerator.device)) > 0)
+        return bool(self._mean_over_processes(torch.tensor(float(over), device=self.accelerator.device)) > 0)
 
-    def _over_all(self, value: Tensor) -> Tensor:
+    def _mean_over_processes(self, value: Tensor) -> Tensor:
         return self.accelerator.reduce(value, "mean") if self.accelerator.num_processes > 1 else value
 
     def _finish(self) -> str:
@@ -230,18 +230,18 @@ class DiffusionTrainer:
         if not self.accelerator.is_main_process:
             return
         config = replace(self.config, start=1.0, perturbation="scale")
-        frames = sample(self.average, config, [Drawing(seed, 0.0) for seed in range(8)])
+        frames = sample(self.average, config, [SampleRequest(seed, 0.0) for seed in range(8)])
         sheet = grid([to_frames(self._images[:8]), frames])
         (self.folder / "sheets").mkdir(exist_ok=True)
         write_atomically(self.folder / "sheets" / f"step-{self.step:08d}.png", encode_image(sheet))
 
-    def _plain(self) -> Any:
+    def _unwrapped(self) -> Any:
         return self.accelerator.unwrap_model(self._network)
 
     def _state(self) -> dict[str, Any]:
         scaler = self.accelerator.scaler
         return {
-            "network": self._plain().state_dict(),
+            "network": self._unwrapped().state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self._optimiser.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
@@ -281,7 +281,7 @@ class DiffusionTrainer:
                 self._say(f"the checkpoint {path} is damaged (its sha256 differs): the one before it is used")
                 continue
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-            self._plain().load_state_dict(state["network"])
+            self._unwrapped().load_state_dict(state["network"])
             self.average.load_state_dict(state["average"])
             self._optimiser.load_state_dict(state["optimiser"])
             if self.accelerator.scaler is not None and state["scaler"] is not None:
@@ -292,5 +292,5 @@ class DiffusionTrainer:
             return
 
 
-def _mixed(seed: int, step: int) -> int:
+def _step_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)

@@ -52,7 +52,7 @@ class FeatureCache(FeatureSource):
             self.samples = self.samples[: self.normals.done]
 
     @property
-    def pool(self) -> int:
+    def triplet_count(self) -> int:
         """How many triplets a batch may ask for."""
         return self.triplets.done
 

@@ -58,7 +58,7 @@ class FeatureSource(ABC):
         self._mask_size = (grid[0] * UPSCALE, grid[1] * UPSCALE)
 
     @property
-    def pool(self) -> int:
+    def triplet_count(self) -> int:
         """How many different triplets a batch may ask for."""
         return 2**31 - 1
 

@@ -45,7 +45,7 @@ class FeatureStore:
 
     def _create(self, arrays: dict[str, Row]) -> None:
         sizes = [self.rows * int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in arrays.values()]
-        with self._room(sum(sizes)):
+        with self._disk_errors(sum(sizes)):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._note.unlink(missing_ok=True)
             if shutil.disk_usage(self.folder).free < sum(sizes) * 1.05:
@@ -73,7 +73,7 @@ class FeatureStore:
             return 0
 
     @contextmanager
-    def _room(self, needed: float = 0) -> Iterator[None]:
+    def _disk_errors(self, needed: float = 0) -> Iterator[None]:
         """Says what to do when the disk is full or not writable."""
         try:
             yield
@@ -100,7 +100,7 @@ class FeatureStore:
 
     def _save(self) -> None:
         temporary = self._note.with_suffix(".tmp")
-        with self._room():
+        with self._disk_errors():
             for array in self.arrays.values():
                 array.flush()
             temporary.write_text(json.dumps({"done": self.done, "key": self._key}))

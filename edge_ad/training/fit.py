@@ -52,12 +52,12 @@ class DetectorTrainer:
         workers = self.settings.workers if features.prefetch else 0
         if workers is None:
             workers = default_workers(self.accelerator.device.type, self.accelerator.num_processes)
-        self._prefetcher = Prefetcher(lambda draw: features.assemble(*self._members(draw)), workers)
+        self._prefetcher = Prefetcher(lambda draw: features.assemble(*self._batch_indices(draw)), workers)
         self.parameters = [p for p in detector.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(
             self.parameters, self.settings.learning_rate, weight_decay=self.settings.weight_decay
         )
-        self.network, self.optimiser = self.accelerator.prepare(TrainedPart(detector), optimiser)
+        self.network, self.optimiser = self.accelerator.prepare(LossModule(detector), optimiser)
 
     def close(self) -> None:
         """Stop the prefetcher."""
@@ -99,7 +99,7 @@ class DetectorTrainer:
         # share of the schedule that is over, 0..1: by steps or by time, whichever is further
         done = min(1.0, max(step / settings.steps, time_used))
         for group in self.optimiser.param_groups:
-            group["lr"] = settings.learning_rate * self._rate(step, done)
+            group["lr"] = settings.learning_rate * self._learning_rate_factor(step, done)
         self.network.train()
         # noise depends on seed and step alone, so that a resumed run goes on as if nothing had happened
         torch.manual_seed(settings.seed * 1_000_003 + step)
@@ -126,7 +126,7 @@ class DetectorTrainer:
         """Batch number `draw` of this process; soonest in order, where the prefetcher has it ready."""
         return self.features.batch(self._prefetcher.get(draw))
 
-    def _members(self, draw: int) -> tuple[list[int], list[bool]]:
+    def _batch_indices(self, draw: int) -> tuple[list[int], list[bool]]:
         """What batch number `draw` of this process consists of, and which of it are triplets: a slice of the whole
         batch, which the seed alone determines."""
         world, size = self.accelerator.num_processes, self.settings.batch_size
@@ -135,13 +135,13 @@ class DetectorTrainer:
         # spread evenly, and alike however the batch is cut among processes
         normal_share = self.run.config.synthesis.normal_share
         defective = np.diff(np.floor(np.arange(whole + 1) * (1 - normal_share))) > 0
-        triplets = rng.integers(0, max(1, self.features.pool), whole)
+        triplets = rng.integers(0, max(1, self.features.triplet_count), whole)
         normals = rng.integers(0, len(self.features.samples), whole)
         indices = np.where(defective, triplets, normals)
         mine = slice(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
         return indices[mine].tolist(), defective[mine].tolist()
 
-    def _rate(self, step: int, done: float) -> float:
+    def _learning_rate_factor(self, step: int, done: float) -> float:
         settings = self.settings
         warm = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
         if settings.schedule == "step":
@@ -181,7 +181,7 @@ class DetectorTrainer:
         return int(state["step"])
 
 
-class TrainedPart(torch.nn.Module):
+class LossModule(torch.nn.Module):
     """Student and head as one module that returns losses: what Accelerate wraps for several processes."""
 
     def __init__(self, detector: Detector) -> None:

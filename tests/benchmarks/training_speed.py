@@ -28,7 +28,7 @@ from edge_ad.model.weights import find_weights
 from edge_ad.progress import NoProgress
 from edge_ad.synthesis.dataset import NormalFrames
 from edge_ad.training.features import extract_features
-from edge_ad.training.fit import DetectorTrainer, TrainedPart
+from edge_ad.training.fit import DetectorTrainer, LossModule
 from edge_ad.training.losses import weighted_loss
 from edge_ad.training.run import TrainingRun
 from edge_ad.training.triplets import LONGEST_SIDE, DrawnTriplets
@@ -57,7 +57,7 @@ def main() -> None:
         triplets = DrawnTriplets(config, NormalFrames([sample.path for sample in photos], LONGEST_SIDE, reader))
         run = TrainingRun(config, Path(folder) / "run", "", NoProgress(), device="cpu")
         trainer = DetectorTrainer(run, detector, extract_features(run, detector, photos, triplets, reader))
-        network = TrainedPart(detector)
+        network = LossModule(detector)
         parameters = [p for p in detector.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(parameters, config.training.learning_rate)
         batches = [trainer.batch(step) for step in range(TURN)]

@@ -56,14 +56,14 @@ def test_the_loss_is_the_kernels_map(backend, torch, monkeypatch, detector):
         pytest.skip(reason)
     from edge_ad.kernels import cpp_ops, torch_ops
     from edge_ad.training.feature_source import Batch
-    from edge_ad.training.fit import TrainedPart
+    from edge_ad.training.fit import LossModule
 
     monkeypatch.setenv("EDGE_AD_BACKEND", backend)
     calls = marked(monkeypatch, cpp_ops if backend == "cpp" else torch_ops, "cosine_map")
     images = torch.randn(2, 3, 64, 96)
     features = detector.teacher(images)
     masks = torch.zeros(2, *(2 * length for length in features.shape[-2:]))
-    losses = TrainedPart(detector)(Batch(features, features, masks), 2.0)
+    losses = LossModule(detector)(Batch(features, features, masks), 2.0)
     assert losses["cosine"].item() == MARK
     assert len(calls) == 2  # the head's input, and the loss
 

@@ -10,22 +10,22 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from edge_ad.config import DiffusionConfig
 from edge_ad.errors import ArtifactError, ConfigError
 from edge_ad.synthesis.diffusion import (
-    Drawing,
+    SampleRequest,
+    batch_sampler,
     build_network,
-    drawer,
     is_trained,
     load_model,
     predicted_noise,
-    respaced,
+    respaced_timesteps,
     reverse_step,
     sample,
     sampler_settings,
     save_model,
-    target,
     to_frames,
     to_tensor,
+    training_target,
 )
-from edge_ad.synthesis.generated import GeneratedImages, Index, fill_cache, read_index
+from edge_ad.synthesis.generated import CacheIndex, GeneratedImages, fill_cache, read_index
 
 torch.set_num_threads(1)  # many threads on few free cores make small networks many times slower
 
@@ -93,7 +93,7 @@ def test_a_right_answer_gives_back_the_noise(predicts):
     levels = cumulative().float()[times]
     scheduler = DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
     x_t = scheduler.add_noise(x0, noise, times)
-    answer = target(config, x0, noise, levels)
+    answer = training_target(config, x0, noise, levels)
     if predicts == "v":
         torch.testing.assert_close(answer, scheduler.get_velocity(x0, noise, times), atol=1e-5, rtol=1e-4)
     for one, level in enumerate(levels.tolist()):
@@ -102,13 +102,13 @@ def test_a_right_answer_gives_back_the_noise(predicts):
 
 
 def test_times_run_down_to_zero():
-    times = respaced(DiffusionConfig())
+    times = respaced_timesteps(DiffusionConfig())
     assert len(times) == 20
     assert (times[0], times[-1]) == (999, 0)
-    part = respaced(replace(DiffusionConfig(), start=0.4))
+    part = respaced_timesteps(replace(DiffusionConfig(), start=0.4))
     assert (part[0], part[-1], len(part)) == (399, 0, 8)
     with pytest.raises(ConfigError):
-        respaced(replace(DiffusionConfig(), start=0.0))
+        respaced_timesteps(replace(DiffusionConfig(), start=0.0))
 
 
 def test_frames_survive_the_round_trip():
@@ -119,21 +119,21 @@ def test_frames_survive_the_round_trip():
 @pytest.mark.parametrize("mode", ["scale", "add", "ddim"])
 def test_samples_depend_on_their_own_seed_only(network, mode):
     config = replace(TINY, perturbation=mode)
-    both = sample(network, config, [Drawing(1, 0.1), Drawing(2, 0.2)])
-    alone = sample(network, config, [Drawing(2, 0.2)])
+    both = sample(network, config, [SampleRequest(1, 0.1), SampleRequest(2, 0.2)])
+    alone = sample(network, config, [SampleRequest(2, 0.2)])
     assert both[0].shape == (16, 16, 3)
     assert np.abs(both[1].astype(int) - alone[0]).max() <= 1  # batches may sum in another order
-    stronger = sample(network, config, [Drawing(2, 2.0)])
+    stronger = sample(network, config, [SampleRequest(2, 2.0)])
     assert np.abs(alone[0].astype(int) - stronger[0]).mean() > 1
 
 
 def test_sampling_can_start_from_a_normal_image(network):
     config = replace(TINY, start=0.3)
     origin = np.full((16, 16, 3), 200, np.uint8)
-    assert sample(network, config, [Drawing(1, 0.1, origin)])[0].shape == (16, 16, 3)
+    assert sample(network, config, [SampleRequest(1, 0.1, origin)])[0].shape == (16, 16, 3)
     with pytest.raises(ConfigError, match="normal image"):
-        sample(network, config, [Drawing(1, 0.1)])
-    ((_, s, number),) = drawer(network, config, [origin])([5])
+        sample(network, config, [SampleRequest(1, 0.1)])
+    ((_, s, number),) = batch_sampler(network, config, [origin])([5])
     assert number == 0
     assert 0.1 <= s <= 0.2
 
@@ -142,7 +142,7 @@ def test_models_are_checked_when_loaded(network, tmp_path):
     digest = save_model(network, TINY, tmp_path)
     again, config, read = load_model(tmp_path)
     assert (config, read) == (TINY, digest)
-    a, b = (sample(net, TINY, [Drawing(3, 0.1)])[0] for net in (network, again))
+    a, b = (sample(net, TINY, [SampleRequest(3, 0.1)])[0] for net in (network, again))
     assert np.array_equal(a, b)
     weights = tmp_path / "weights.safetensors"
     data = bytearray(weights.read_bytes())
@@ -170,8 +170,8 @@ def test_all_sizes_fit_together(resolution):
 
 def fill(network, folder, count, **changes):
     said = []
-    index = Index(changes.pop("checkpoint", "abc"), sampler_settings(TINY), 3)
-    rejected = fill_cache(folder, index, count, drawer(network, TINY, []), say=said.append, **changes)
+    index = CacheIndex(changes.pop("checkpoint", "abc"), sampler_settings(TINY), 3)
+    rejected = fill_cache(folder, index, count, batch_sampler(network, TINY, []), say=said.append, **changes)
     return said, rejected
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from edge_ad.synthesis.defects import Triplet
-from edge_ad.synthesis.quality import Memorised, feature_distance, feature_fault
+from edge_ad.synthesis.quality import MemorisationCheck, feature_check, feature_distance
 from edge_ad.synthesis.sheet import grid, triplet_sheet
 
 
@@ -24,21 +24,21 @@ def test_features_must_differ_within_the_mask():
     shares = np.array([5 * 2, 5 * 8, 5 * 2, 5 * 8]) / 100
     by_hand = (shares * (1 - 1 / np.sqrt(1 + (100 * shares) ** 2))).sum() / shares.sum()
     assert feature_distance(features, triplet(change=100)) == pytest.approx(by_hand, rel=1e-5)
-    assert feature_fault(features, 0.999)(triplet(change=100)) == "features hardly differ"
-    assert feature_fault(features, 0.5)(triplet(change=100)) is None
+    assert feature_check(features, 0.999)(triplet(change=100)) == "features hardly differ"
+    assert feature_check(features, 0.5)(triplet(change=100)) is None
 
 
 def test_copies_of_training_images_are_found():
     rng = np.random.default_rng(0)
     frames = list(rng.integers(0, 255, (6, 48, 48, 3), dtype=np.uint8))
-    check = Memorised(frames)
-    assert check.fault(frames[3]) == "copy of a training image"
+    check = MemorisationCheck(frames)
+    assert check.reason_to_reject(frames[3]) == "copy of a training image"
     assert check.distance(frames[3]) == 0
     noisy = np.clip(frames[3].astype(int) + rng.integers(-5, 6, frames[3].shape), 0, 255).astype(np.uint8)
-    assert check.fault(noisy) == "copy of a training image"
-    assert check.fault(rng.integers(0, 255, (48, 48, 3), dtype=np.uint8)) is None
-    assert Memorised(frames[:1]).fault(frames[0]) is None
-    assert Memorised(frames, share=0).fault(frames[0]) is None
+    assert check.reason_to_reject(noisy) == "copy of a training image"
+    assert check.reason_to_reject(rng.integers(0, 255, (48, 48, 3), dtype=np.uint8)) is None
+    assert MemorisationCheck(frames[:1]).reason_to_reject(frames[0]) is None
+    assert MemorisationCheck(frames, share=0).reason_to_reject(frames[0]) is None
 
 
 def test_sheets_hold_every_frame():

@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from edge_ad.config import Config
 from edge_ad.model.detector import Detector
 from edge_ad.training.feature_source import Batch
-from edge_ad.training.fit import TrainedPart
+from edge_ad.training.fit import LossModule
 
 SIZE = (64, 96)
 
@@ -33,7 +33,7 @@ def test_scores_and_losses_stay_on_the_gpu_in_float32(preset, head_input, overwr
         scores = detector(images)
         features = detector.teacher(images)
         masks = torch.zeros(scores.head_logits.shape, device="cuda")
-        part = TrainedPart(detector).train()
+        part = LossModule(detector).train()
         losses = part(Batch(features, features, masks, images=images), 4.0)
         for name, value in [*scores._asdict().items(), *losses.items()]:
             assert (value.device.type, value.dtype) == ("cuda", torch.float32), name
