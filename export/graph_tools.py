@@ -81,6 +81,18 @@ class Graph:
             return math.prod(out) * math.prod(second[1:])
         return math.prod(first) * math.prod(second[1:])
 
+    def product_sides(self, node: Node) -> tuple[int, int]:
+        """(K, N) of a MatMul, Gemm or convolution: how many numbers each result sums over, and how many results a row
+        has. A side whose length is unknown counts as large."""
+        second, unknown = self.shape(node.input[1]), 1 << 30
+        if node.op_type == "Conv":
+            return (math.prod(second[1:]), second[0]) if second else (unknown, unknown)
+        turned = bool(node.op_type == "Gemm" and attribute(node, "transB", 0))
+        if len(second) < 2:
+            return unknown, unknown
+        inner, outer = (second[-1], second[-2]) if turned else (second[-2], second[-1])
+        return inner, outer
+
     def heavy_nodes(self, share: float = 0.004) -> list[Node]:
         """Nodes with more than that share of the graph's multiply-adds: the others don't pay for their conversions.
 

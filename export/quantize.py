@@ -18,6 +18,8 @@ ACTIVATION_LEVEL = 127  # the whole number that an activation's amax becomes
 # add pairs of products in 16 bits, and what goes beyond 32767 is cut off without a word. They shift int8 activations
 # to 0..255 first, so the largest pair is 2 * 255 * 64 = 32640: with 64 no pair can be cut off, on any machine.
 SAFE_LEVEL = 64
+# The least K and N of INT8 tensor cores: smaller products are filled up, and converted for nothing.
+LEAST_SIDE = 16
 OUTLIER, MOST_OUTLIERS = 2.0, 8  # channels that far beyond the range, and so few, are made up for in float
 _ENDS = (("low", -1), ("high", 1))
 # Nodes that stay in FP16 when everything they read is FP16 already.
@@ -44,12 +46,15 @@ def layers_of(graph: Graph) -> list[Layer]:
 
     Left in float: attention's shares of values (most shares are near 0 and a few near 1: with one INT8 scale they
     lost 16 times as much as queries and keys on real photos), whatever is too small to pay for its own conversions
-    (the segmentation head, the upsampling), depth-wise convolutions, and layers that read the image itself.
+    (the segmentation head, the upsampling; products that sum over or give fewer than LEAST_SIDE numbers), depth-wise
+    convolutions, and layers that read the image itself.
     """
     pixels = {value.name for value in graph.graph.input}
     layers = []
     for node in graph.heavy_nodes():
         if node.op_type == "ConvTranspose" or node.input[0] in pixels | graph.constants.keys():
+            continue
+        if min(graph.product_sides(node)) < LEAST_SIDE:
             continue
         if node.input[1] not in graph.constants:
             if node.op_type == "MatMul" and graph.producers[node.input[0]].op_type != "Softmax":

@@ -40,6 +40,14 @@ class TargetOptions:
     compute_capabilities: tuple[str, ...] = ()
     frame_size: str = ""
     batch: int | None = None
+    accept_faulty: bool = False
+
+    def engine(self, target: str) -> EngineOptions:
+        """What concerns engines."""
+        return EngineOptions(
+            target, self.max_batch, self.workspace_mib, self.version_compatible, self.hardware_compatible, self.dla,
+            self.compute_capabilities, self.accept_faulty,
+        )  # fmt: skip
 
 
 def write_target(
@@ -59,11 +67,7 @@ def write_target(
     if target == "onnx" and options.out is None and options.batch is None:
         return [graph]
     if target in ("tensorrt", "tensorrt-rtx"):
-        engine = EngineOptions(
-            target, options.max_batch, options.workspace_mib, options.version_compatible,
-            options.hardware_compatible, options.dla, options.compute_capabilities,
-        )  # fmt: skip
-        return build_engine(artifact, precision, engine, say)
+        return build_engine(artifact, precision, options.engine(target), say)
     if options.out is None:
         raise ConfigError(f"target '{target}' writes outside the artifact", "add --out FOLDER")
     if target == "openvino":

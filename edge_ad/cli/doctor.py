@@ -103,6 +103,8 @@ def _kernels() -> Iterator[Finding]:
 
 
 def _engines() -> Iterator[Finding]:
+    from edge_ad.runtime.engines.tensorrt_faults import known_faults
+
     try:
         import onnxruntime
 
@@ -118,7 +120,11 @@ def _engines() -> Iterator[Finding]:
             yield Finding(package, "missing", "not installed", advice)
             continue
         try:
-            yield Finding(package, "good", str(getattr(importlib.import_module(package), "__version__", "?")))
+            version = str(getattr(importlib.import_module(package), "__version__", "?"))
+            faults = known_faults(package, version, "fp16")
+            found = "; known to compute wrong: ".join([version, *map(str, faults)])
+            advice = "FP16 and INT8 engines are refused: install another version, or build --fp32"
+            yield Finding(package, "good", found, advice if any(fault.refuse for fault in faults) else "")
         except Exception as error:
             yield Finding(package, "broken", str(error), f"reinstall {package}; its libraries don't load")
 

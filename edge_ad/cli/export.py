@@ -19,9 +19,17 @@ def command(
     fp16: Annotated[bool, typer.Option("--fp16", help="Mixed FP16 and FP32.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="INT8 linear layers with explicit Q/DQ.")] = False,
     fp32: Annotated[
-        bool, typer.Option("--fp32", help="The graph as trained (default); with --normals: written anew.")
+        bool,
+        typer.Option(
+            "--fp32", help="The graph as trained (default, but for tensorrt); with --normals: written anew."
+        ),
     ] = False,
-    target: Annotated[str, typer.Option(help=f"What to write: {', '.join(TARGETS)}.")] = "onnx",
+    target: Annotated[
+        str,
+        typer.Option(
+            help=f"What to write: {', '.join(TARGETS)}. tensorrt, no precision: the fastest that passes the gate."
+        ),
+    ] = "onnx",
     normals: Annotated[
         Path | None, typer.Option(help="Photos of good parts: INT8 ranges and the gate are measured on them.")
     ] = None,
@@ -40,6 +48,9 @@ def command(
     version_compatible: Annotated[bool, typer.Option(help="TensorRT: engine for later versions too.")] = False,
     hardware_compatible: Annotated[bool, typer.Option(help="TensorRT: engine for newer GPUs too.")] = False,
     dla: Annotated[int | None, typer.Option(help="TensorRT on Jetson: DLA core, with GPU fallback.")] = None,
+    accept_faulty_tensorrt: Annotated[
+        bool, typer.Option("--accept-faulty-tensorrt", help="Build with a version known to compute wrong.")
+    ] = False,
     compute_capability: Annotated[
         list[str] | None, typer.Option(help="TensorRT-RTX: GPU to build for, such as 8.6; may be repeated.")
     ] = None,
@@ -52,6 +63,8 @@ def command(
     from edge_ad.errors import ConfigError
     from edge_ad.export import targets
     from edge_ad.export.job import ExportOptions, export_precision
+    from edge_ad.export.speed import build_fastest
+    from edge_ad.export.speed import words as speed_lines
     from edge_ad.runtime.engines.runner import GRAPHS
 
     console = Console(stderr=True, highlight=False)
@@ -64,35 +77,47 @@ def command(
             "--data and --skip say how a graph is made and judged, and without --normals none is",
             "add --normals DIR",
         )
-    precision: Any = "fp16" if fp16 else "int8" if int8 else "fp32"
     opened = Artifact.open(artifact)
     if normals is not None or target.startswith("tensorrt"):
         opened.check_writable(opened.manifest.files[GRAPHS["fp32"]].bytes if opened.has(GRAPHS["fp32"]) else 1 << 20)
     if out is not None:
         check_folder(out)
+    precision: Any = "fp16" if fp16 else "int8" if int8 else "fp32"
     result: dict[str, Any] = {"precision": precision, "target": target}
-    if normals is not None or not opened.has(GRAPHS[precision]):
-        if normals is None:
-            raise ConfigError(
-                f"{artifact} has no {GRAPHS[precision]} yet, and making it needs photos of good parts",
-                "add --normals DIR",
-            )
-        options = ExportOptions(
-            targets.parse_range_method(ranges), smooth=smooth, skip=tuple(skip or ()), max_loss=max_loss,
-            accept_loss=accept_loss, threads=threads,
-        )  # fmt: skip
-        good = targets.load_normals(opened, normals, images)
-        metrics_of = None if data is None else targets.metrics_on(opened, data)
-        with console.status("exporting") as status:
-            result = export_precision(opened, precision, good, metrics_of, options, status.update)
-        _show(console, result)
+    options = ExportOptions(
+        targets.parse_range_method(ranges), smooth=smooth, skip=tuple(skip or ()), max_loss=max_loss,
+        accept_loss=accept_loss, threads=threads,
+    )  # fmt: skip
     wanted = targets.TargetOptions(
         out=out, max_batch=max_batch, workspace_mib=workspace_mib, version_compatible=version_compatible,
         hardware_compatible=hardware_compatible, dla=dla, compute_capabilities=tuple(compute_capability or ()),
-        frame_size=frame_size, batch=batch,
+        frame_size=frame_size, batch=batch, accept_faulty=accept_faulty_tensorrt,
     )  # fmt: skip
-    with console.status(f"writing {target}") as status:
-        built = targets.write_target(opened, target, precision, wanted, lambda text: status.update(escape(text)))
+    choose = target == "tensorrt" and not (fp16 or int8 or fp32)
+    if normals is None and (choose or not opened.has(GRAPHS[precision])):
+        missing = f"{artifact} has no {GRAPHS[precision]} yet, and making it"
+        raise ConfigError(
+            f"{'choosing the fastest engine' if choose else missing} needs photos of good parts",
+            "add --normals DIR" + (", or name one of --fp32, --fp16, --int8" if choose else ""),
+        )
+    good = [] if normals is None else targets.load_normals(opened, normals, images)
+    metrics_of = None if data is None else targets.metrics_on(opened, data)
+    with console.status("exporting") as status:
+
+        def say(text: str) -> None:
+            status.update(escape(text))
+
+        if choose:
+            precision, path, record = build_fastest(opened, good, metrics_of, options, wanted.engine(target), say)
+            built, result = [path], {"precision": precision, "target": target, "speed": record}
+        else:
+            if normals is not None:
+                result = export_precision(opened, precision, good, metrics_of, options, say)
+            built = targets.write_target(opened, target, precision, wanted, say)
+    if choose:
+        console.print("\n".join(map(escape, speed_lines(result["speed"]))), soft_wrap=True)
+    elif normals is not None:
+        _show(console, result)
     for path in built:
         console.print(f"wrote {path}", soft_wrap=True)
     calibrated = (opened.manifest.calibration or {}).get("precision", "fp32")

@@ -51,7 +51,8 @@ def test_layers_are_the_heavy_linear_ones(model):
     kinds = {node.name: node for node in Graph(model).graph.node}
     layers = layers_of(Graph(model))
     weighted = [layer for layer in layers if layer.weight]
-    assert len(weighted) == 8  # q, k, v, projection, two of the MLP, two of the student
+    assert len(weighted) == 6  # q, k, v, projection, two of the MLP; the student's two have a side of 6
+    assert min(min(Graph(model).product_sides(kinds[layer.name])) for layer in weighted) == 32
     assert {kinds[layer.name].op_type for layer in layers} == {"MatMul"}
     assert all(layer.axis == 1 for layer in weighted)
     (scores,) = [kinds[layer.name] for layer in layers if not layer.weight]  # queries and keys, and no softmax
@@ -60,13 +61,46 @@ def test_layers_are_the_heavy_linear_ones(model):
     assert [node.op_type for node in consumers[scaled.output[0]]] == ["Softmax"]
 
 
+def product_graph(op, first, second, **attributes):
+    """A graph of one Relu and one product with a constant."""
+    weight = numpy_helper.from_array(np.zeros(second, np.float32), "weight")
+    nodes = [
+        helper.make_node("Relu", ["images"], ["x"], name="relu"),
+        helper.make_node(op, ["x", "weight"], ["y"], name="product", **attributes),
+        helper.make_node("Relu", ["y"], ["scores"], name="last"),
+    ]
+    inputs = [helper.make_tensor_value_info("images", TensorProto.FLOAT, first)]
+    outputs = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, None)]
+    graph = helper.make_graph(nodes, "one", inputs, outputs, [weight])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("op", "first", "second", "attributes", "sides"),
+    [
+        ("MatMul", [1, 8, 64], [64, 15], {}, (64, 15)),
+        ("MatMul", [1, 8, 15], [15, 64], {}, (15, 64)),
+        ("MatMul", [1, 2, 16], [16, 16], {}, (16, 16)),  # rows may be few: they are a tile's other side
+        ("Gemm", [8, 64], [15, 64], {"transB": 1}, (64, 15)),
+        ("Gemm", [8, 64], [64, 16], {}, (64, 16)),
+        ("Conv", [1, 1, 8, 8], [32, 1, 3, 3], {}, (9, 32)),
+        ("Conv", [1, 4, 8, 8], [8, 4, 3, 3], {}, (36, 8)),
+        ("Conv", [1, 2, 8, 8], [16, 2, 3, 3], {}, (18, 16)),
+    ],
+)
+def test_products_with_a_side_under_16_stay_in_float(op, first, second, attributes, sides):
+    graph = Graph(product_graph(op, first, second, **attributes))
+    assert graph.product_sides(graph.producers["y"]) == sides
+    assert [layer.name for layer in layers_of(graph)] == (["product"] if min(sides) >= 16 else [])
+
+
 @pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
 def test_int8_scores_stay_close(model, images, ranges, method):
     graph = quantize_int8(model, ranges.amax(method))
     close(model, graph, images, 0.99)
     kinds = [node.op_type for node in onnx.load_model_from_string(graph).graph.node]
-    assert kinds.count("QuantizeLinear") == 8 + 2  # one for each layer, two for queries and keys
-    assert kinds.count("DequantizeLinear") == 10 + 8
+    assert kinds.count("QuantizeLinear") == 6 + 2  # one for each layer, two for queries and keys
+    assert kinds.count("DequantizeLinear") == 8 + 6
 
 
 def test_onnxruntime_runs_every_quantized_layer_in_int8(model, ranges, tmp_path, monkeypatch):
@@ -298,8 +332,8 @@ def test_what_one_channel_loses_beyond_the_range_is_added_in_float():
 def test_keys_lose_their_mean_and_scores_do_not_change():
     rng = np.random.default_rng(1)
     tensors = {
-        "wq": rng.normal(size=(8, 8)), "wk": rng.normal(size=(8, 8)), "bq": rng.normal(size=8),
-        "bk": 20 + rng.normal(size=8),
+        "wq": rng.normal(size=(16, 16)), "wk": rng.normal(size=(16, 16)), "bq": rng.normal(size=16),
+        "bk": 20 + rng.normal(size=16),
     }  # fmt: skip
     make = helper.make_node
     nodes = [
@@ -311,13 +345,13 @@ def test_keys_lose_their_mean_and_scores_do_not_change():
     ]  # fmt: skip
     graph = helper.make_graph(
         nodes, "attention",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 50, 8])],
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 50, 16])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 50, 50])],
         [numpy_helper.from_array(np.float32(value), name)
          for name, value in {**tensors, "one": 1.0, "half": 0.5}.items()],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
-    x = rng.normal(size=(1, 50, 8)).astype(np.float32)
+    x = rng.normal(size=(1, 50, 16)).astype(np.float32)
     assert "k" in activations_to_measure(model)
     seen = measure_ranges(model, activations_to_measure(model), [x], threads=1)
     balanced = balance(model, seen.channel_amax, seen.channel_mean(), 0.75)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,9 @@ from edge_ad.runtime.engines.tensorrt_build import (
     load_tensorrt,
     make_logger,
 )
+from edge_ad.runtime.engines.tensorrt_faults import known_faults, refuse_faulty
+
+log = logging.getLogger(__name__)
 
 
 def open_artifact(artifact: Artifact, precision: Precision, threads: int | None, backend: str) -> TensorRTRunner:
@@ -48,6 +52,8 @@ def open_artifact(artifact: Artifact, precision: Precision, threads: int | None,
         source = artifact.file(record.source or GRAPHS[precision]).read_bytes()
         misfit = record.misfit(trt.__version__, device.name, device.capability, graph_hash(source))
         if not misfit:
+            for fault in known_faults(record.target, record.tensorrt, precision, record.capability):
+                log.warning("%s was built by a version known to compute wrong: %s", name, fault)
             return TensorRTRunner(trt, device, artifact.file(name).read_bytes(), precision)
         misfits.append(f"{name}: {misfit}")
         device.close()
@@ -57,8 +63,10 @@ def open_artifact(artifact: Artifact, precision: Precision, threads: int | None,
     source = artifact.file(record.source or GRAPHS[precision]).read_bytes()
     options = EngineOptions(
         record.target, record.max_batch, record.workspace_mib, record.version_compatible, record.hardware_compatible,
-        record.dla,
+        record.dla, accept_faulty=record.accept_faulty,
     )  # fmt: skip
+    for line in refuse_faulty(record.target, trt.__version__, precision, device.capability, record.accept_faulty):
+        log.warning("%s", line)
     engine, _ = build_engine_bytes(trt, source, options)
     fresh = dataclasses.replace(
         record,

@@ -26,7 +26,8 @@ class EngineOptions:
 
     target: `tensorrt`, or `tensorrt-rtx` for desktop RTX GPUs. max_batch: the engine takes 1..max_batch images,
     and is tuned for max_batch. compute_capabilities: tensorrt-rtx only, such as ("8.6",); empty: this GPU.
-    dla: a Jetson's DLA core, with GPU fallback for layers it can't run.
+    dla: a Jetson's DLA core, with GPU fallback for layers it can't run. accept_faulty: build although this version is
+    known to compute wrong.
     """
 
     target: str = "tensorrt"
@@ -36,6 +37,7 @@ class EngineOptions:
     hardware_compatible: bool = False
     dla: int | None = None
     compute_capabilities: tuple[str, ...] = ()
+    accept_faulty: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class EngineRecord:
     source: str = ""
     workspace_mib: int = 2048
     dla: int | None = None
+    accept_faulty: bool = False
 
     def misfit(self, tensorrt: str, gpu: str, capability: tuple[int, ...], graph_sha256: str) -> str:
         """Why it can't run here, "" when it can."""

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import types
 import urllib.request
 
 import pytest
@@ -185,6 +186,14 @@ def test_the_watchdog_is_fed_while_the_line_is_well(tmp_path, monkeypatch):
         assert dog.beat(SimpleNamespace(stations=[SimpleNamespace(failure=None, capture=hung)]))
     monkeypatch.delenv("NOTIFY_SOCKET")
     assert not service.notify("READY=1")
+
+
+def test_doctor_names_a_tensorrt_that_computes_wrong(monkeypatch):
+    monkeypatch.setattr(doctor, "_installed", lambda package: package == "tensorrt")
+    monkeypatch.setitem(sys.modules, "tensorrt", types.SimpleNamespace(__version__="10.3.0"))
+    (found,) = [finding for finding in doctor.examine() if finding.what == "tensorrt"]
+    assert "TensorRT 10.3: DINOv3 ViTs in FP16" in found.found
+    assert "build --fp32" in found.advice
 
 
 def test_doctor_looks_at_everything(line_artifact, capsys):
