@@ -116,7 +116,7 @@ class CategoryResult:
 
     def pool(self, collected: Mapping[str, PixelMetrics], kind: str | None = None) -> PixelMetrics:
         """One collection of the good photos' pixels and those of a kind, or of all kinds."""
-        return PixelMetrics().merged(*(p for name, p in collected.items() if kind in (None, name) or name == "good"))
+        return PixelMetrics().merge(*(p for name, p in collected.items() if kind in (None, name) or name == "good"))
 
     def rates(self, threshold: float) -> dict[str, float | int | None]:
         """What a threshold does here: false_alarm_rate and missed_rate, with the counts behind them."""

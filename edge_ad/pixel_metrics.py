@@ -63,7 +63,7 @@ class PixelMetrics:
         if len(self._edges) > _MOST_BINS:
             self._coarsen()
 
-    def merged(self, *others: PixelMetrics) -> PixelMetrics:
+    def merge(self, *others: PixelMetrics) -> PixelMetrics:
         """A new collection of all pictures of this one and the others."""
         parts = [part for part in (self, *others) if part.pictures]
         total = PixelMetrics()

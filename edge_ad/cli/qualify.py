@@ -49,7 +49,7 @@ def command(
     """
     from edge_ad.artifact import check_folder
     from edge_ad.errors import ConfigError
-    from edge_ad.qualify.qualification import Wanted, qualify, read_report, write_report
+    from edge_ad.qualify.qualification import QualifyOptions, qualify, read_report, write_report
 
     console = Console(stderr=True, highlight=False)
     if verify is not None:
@@ -59,7 +59,7 @@ def command(
         return
     if artifact is None or good is None:
         raise ConfigError("edgead qualify needs an artifact and --good DIR", "or --verify report.json")
-    wanted = Wanted(
+    options = QualifyOptions(
         good, bad, repeats, mm_per_pixel, cycle_ms, stations, photos, trials, settings, station, product,
         tuple(filter(None, skip.split(","))), sign, backend, precision, threads,
     )  # fmt: skip
@@ -70,7 +70,7 @@ def command(
         def say(study: str) -> None:
             progress.update(task, description=study)
 
-        report = qualify(artifact, wanted, say=say, advance=lambda: progress.advance(task))
+        report = qualify(artifact, options, say=say, advance=lambda: progress.advance(task))
     for line in write_report(report, out):
         console.print(line, markup=False)
     console.print(f"written: {out / 'report.html'}, {out / 'report.pdf'}, {out / 'report.json'}", markup=False)

@@ -25,7 +25,7 @@ GUIDE = (  # AIAG's guideline: effectiveness, miss rate, false-alarm rate; then 
 )
 
 
-class Shown(NamedTuple):
+class AppraisedPart(NamedTuple):
     """One part. bad: what it really is, None where nobody says. rejected, scores: [k] one a shot."""
 
     name: str
@@ -67,7 +67,7 @@ class Agreement:
     judgement: str
 
 
-def agreement(parts: Sequence[Shown], threshold: float | None = None) -> Agreement:
+def agreement(parts: Sequence[AppraisedPart], threshold: float | None = None) -> Agreement:
     """The study's figures. threshold: of the scores, for the share of the tolerance. DataError without any shot."""
     parts = [part for part in parts if part.rejected]
     if not parts:
@@ -153,7 +153,7 @@ def _within(verdicts: Sequence[Sequence[bool]]) -> float | None:
     return fleiss_kappa(np.array(counts, np.float64))
 
 
-def _tolerance_used(spread: float | None, good: Sequence[Shown], threshold: float | None) -> float | None:
+def _tolerance_used(spread: float | None, good: Sequence[AppraisedPart], threshold: float | None) -> float | None:
     if spread is None or threshold is None or not good:
         return None
     room = threshold - float(np.mean([np.mean(part.scores) for part in good]))

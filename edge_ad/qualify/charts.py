@@ -73,7 +73,7 @@ def map_chart(found: Mapping[str, Any], unit: float, unit_name: str) -> bytes:
     return _png(figure)
 
 
-def strain_chart(rows: Sequence[Mapping[str, Any]], good: int, defects: int) -> bytes:
+def robustness_chart(rows: Sequence[Mapping[str, Any]], good: int, defects: int) -> bytes:
     """False alarms and detection over the strength of each disturbance; a triangle where the drift watch warns."""
     figure = Figure(figsize=(10, 2.5 * -(-len(rows) // 4)), layout="constrained")
     axes = figure.subplots(-(-len(rows) // 4), 4).ravel()

@@ -75,7 +75,7 @@ def _photo_set(paths: Sequence[Path]) -> dict[str, Any]:
     }
 
 
-def sealed(report: Mapping[str, Any], key: Path | None = None) -> dict[str, Any]:
+def sign_report(report: Mapping[str, Any], key: Path | None = None) -> dict[str, Any]:
     """The report with its SHA-256, and with a private key (PEM, Ed25519) its signature. DataError: no such key."""
     plain = json.loads(json.dumps({k: v for k, v in report.items() if k not in PROOF}))
     content = _canonical(plain)

@@ -13,8 +13,8 @@ from edge_ad.artifact import Artifact, photo_key, write_atomically
 from edge_ad.data.loader import PhotoReader
 from edge_ad.data.samples import Problem, Sample, scan
 from edge_ad.errors import ConfigError, DataError
-from edge_ad.qualify import limits, strain, study
-from edge_ad.qualify.identity import identity, sealed
+from edge_ad.qualify import limits, robustness, study
+from edge_ad.qualify.identity import identity, sign_report
 from edge_ad.qualify.report import summary, write_document
 from edge_ad.qualify.subject import Subject
 from edge_ad.runtime.engines.runner import choose_precision, open_runner
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Wanted:
+class QualifyOptions:
     """What to qualify with; the command line's options, in its order."""
 
     good: Path
@@ -56,7 +56,7 @@ class Wanted:
 
 def qualify(
     artifact: Path,
-    wanted: Wanted,
+    options: QualifyOptions,
     *,
     say: Callable[[str], None] = lambda text: None,
     advance: Callable[[], None] = lambda: None,
@@ -66,21 +66,23 @@ def qualify(
     Raises DataError without good photos that training never saw, ConfigError without a calibrated threshold.
     """
     opened = Artifact.open(artifact)
-    good, trained = _unseen(opened, wanted.good)
-    good, unreadable = _readable(good, wanted.good)
-    bad, more = ([], []) if wanted.bad is None else _readable(_defective(wanted.bad), wanted.bad)
-    parts = [] if wanted.repeats is None else study.read_repeats(wanted.repeats)
-    with _predictor(opened, wanted) as predictor:
+    good, trained = _unseen(opened, options.good)
+    good, unreadable = _readable(good, options.good)
+    bad, more = ([], []) if options.bad is None else _readable(_defective(options.bad), options.bad)
+    parts = [] if options.repeats is None else study.read_repeats(options.repeats)
+    with _predictor(opened, options) as predictor:
         if predictor.threshold is None:
             raise ConfigError("the artifact has no threshold", "run `edgead calibrate` first")
-        subject = Subject(predictor, predictor.threshold, [s.path for s in good], bad, wanted.photos, advance=advance)
+        subject = Subject(
+            predictor, predictor.threshold, [s.path for s in good], bad, options.photos, advance=advance
+        )
         calibration = calibration_for(
-            opened.manifest, wanted.product or ("all" if len(opened.manifest.classes) > 1 else "")
+            opened.manifest, options.product or ("all" if len(opened.manifest.classes) > 1 else "")
         )
         report: dict[str, Any] = {
             "format": 1,
             "threshold": predictor.threshold,
-            "mm_per_pixel": wanted.mm_per_pixel,
+            "mm_per_pixel": options.mm_per_pixel,
             "good_left_out": trained,
             "unreadable": [f"{problem.path}: {problem.reason}" for problem in unreadable + more],
             "identity": identity(opened, predictor.runner, {
@@ -93,16 +95,18 @@ def qualify(
             "false_alarms": lambda: study.false_alarms(subject, calibration, products),
             "real": lambda: limits.real_defects(subject) if bad else None,
             "steadiness": lambda: study.steadiness(subject, parts) if parts else None,
-            "probes": lambda: limits.probe_limits(subject, wanted.trials),
+            "probes": lambda: limits.probe_limits(subject, options.trials),
             "map": lambda: limits.probe_map(subject),
-            "robustness": lambda: strain.robustness(subject, calibration.get("false_alarm_rate"), _seen_spot(report)),
-            "speed": lambda: study.speed(replace(subject, advance=lambda: None), wanted.cycle_ms, wanted.stations),
+            "robustness": lambda: robustness.robustness(
+                subject, calibration.get("false_alarm_rate"), _seen_spot(report)
+            ),
+            "speed": lambda: study.speed(replace(subject, advance=lambda: None), options.cycle_ms, options.stations),
         }
         for name, measure in studies.items():
-            if name not in wanted.skip:
+            if name not in options.skip:
                 say(name.replace("_", " "))
                 report[name] = measure()
-    return sealed(report, wanted.sign)
+    return sign_report(report, options.sign)
 
 
 def write_report(report: Mapping[str, Any], out: Path) -> list[str]:
@@ -127,22 +131,24 @@ def read_report(path: Path) -> dict[str, Any]:
     return report
 
 
-def _predictor(artifact: Artifact, wanted: Wanted) -> Predictor:
-    precision, backend = wanted.precision, wanted.backend
+def _predictor(artifact: Artifact, options: QualifyOptions) -> Predictor:
+    precision, backend = options.precision, options.backend
     place = None
-    if wanted.settings is not None:
-        settings = read_settings(wanted.settings)
-        found = [one for one in settings.station if wanted.station in ("", one.name)]
+    if options.settings is not None:
+        settings = read_settings(options.settings)
+        found = [one for one in settings.station if options.station in ("", one.name)]
         if len(found) != 1:
             raise ConfigError(
-                f"{wanted.settings} has the stations {', '.join(one.name for one in settings.station)}",
+                f"{options.settings} has the stations {', '.join(one.name for one in settings.station)}",
                 "choose one of them with --station",
             )
         place = found[0]
         backend = settings.engine.backend if backend == "auto" else backend
         precision = settings.engine.precision if precision == "auto" else precision
-    runner = open_runner(artifact, backend, choose_precision(artifact, precision), wanted.threads)
-    return Predictor(artifact, runner, wanted.product) if place is None else StationPredictor(artifact, runner, place)
+    runner = open_runner(artifact, backend, choose_precision(artifact, precision), options.threads)
+    return (
+        Predictor(artifact, runner, options.product) if place is None else StationPredictor(artifact, runner, place)
+    )
 
 
 def _unseen(artifact: Artifact, folder: Path) -> tuple[list[Sample], int]:

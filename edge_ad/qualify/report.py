@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edge_ad.qualify.charts import map_chart, pod_chart, repeat_chart, strain_chart
+from edge_ad.qualify.charts import map_chart, pod_chart, repeat_chart, robustness_chart
 from edge_ad.qualify.document import Document
 
 STUDIES = {
@@ -347,7 +347,7 @@ def _robustness(document: Document, found: Mapping[str, Any]) -> None:
             "warning", f"The drift watch did not warn in time of: {', '.join(late)}. Check these by golden parts."
         )
     document.add("chart", "Good parts rejected and defects found, over the strength",
-                 chart=strain_chart(found["rows"], found["good"], found["defects"]))  # fmt: skip
+                 chart=robustness_chart(found["rows"], found["good"], found["defects"]))  # fmt: skip
 
 
 def _identity(document: Document, report: Mapping[str, Any]) -> None:

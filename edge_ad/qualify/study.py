@@ -16,7 +16,7 @@ from edge_ad.data.images import images_below, read_image
 from edge_ad.data.loader import log_left_out, read_each
 from edge_ad.data.samples import BAD, GOOD, Problem, Sample
 from edge_ad.errors import DataError
-from edge_ad.qualify.agreement import Shown, agreement
+from edge_ad.qualify.agreement import AppraisedPart, agreement
 from edge_ad.qualify.subject import Subject
 
 REGIONS = 3  # rows and columns that false alarms are counted in
@@ -110,7 +110,9 @@ def steadiness(subject: Subject, parts: Sequence[tuple[str, bool | None, list[Pa
         log_left_out(problems)
         if not len(scores):
             continue
-        shown.append(Shown(name, bad, tuple(bool(s > subject.threshold) for s in scores), tuple(map(float, scores))))
+        shown.append(
+            AppraisedPart(name, bad, tuple(bool(s > subject.threshold) for s in scores), tuple(map(float, scores)))
+        )
     return {**asdict(agreement(shown, subject.threshold)), "shown": [part._asdict() for part in shown]}
 
 

@@ -18,7 +18,7 @@ from edge_ad.artifact import Artifact
 from edge_ad.data.any_image import frame_of, is_array
 from edge_ad.data.images import images_below, preprocess
 from edge_ad.errors import BackendError, DataError
-from edge_ad.runtime.engines.runner import Array, Outputs, Runner, choose_precision, open_runner, say_once
+from edge_ad.runtime.engines.runner import Array, Outputs, Runner, choose_precision, log_once, open_runner
 from edge_ad.runtime.overlay import score_scale
 from edge_ad.runtime.prediction import Prediction
 from edge_ad.runtime.products import ALL, calibration_for
@@ -52,7 +52,7 @@ class Predictor:
         self.scale = None if self.pixel_threshold is None else score_scale(calibration)
         precision = calibration.get("precision", "fp32")
         if self.threshold is not None and not runner.name.endswith(precision):
-            say_once(
+            log_once(
                 f"the threshold was calibrated in {precision} and runs in {runner.name}: calibrate again "
                 "with that --precision, its false-alarm rate holds for the scores it was computed from"
             )

@@ -72,7 +72,7 @@ def test_within_a_ten_thousandth_of_sorting(shape, reverse):
         pairs.reverse()
     assert_exact(collect(pairs), pairs)
     even, odd = collect(pairs[::2]), collect(pairs[1::2])
-    merged = even.merged(odd)
+    merged = even.merge(odd)
     assert_exact(merged, pairs)
     assert (merged.pictures, merged.regions) == (len(pairs), collect(pairs).regions)
 
@@ -119,7 +119,7 @@ def test_undefined_is_nan():
     assert all(np.isnan(x) for x in (empty.auroc(), empty.aupro(), empty.average_precision(), empty.f1_max()[0]))
     empty.update(np.ones((4, 4)))
     assert np.isnan(empty.auroc())
-    assert np.isnan(empty.merged(PixelMetrics()).aupro())
+    assert np.isnan(empty.merge(PixelMetrics()).aupro())
 
 
 def test_counts_survive_more_pixels_than_float32_counts():

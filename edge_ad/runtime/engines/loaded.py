@@ -20,7 +20,7 @@ from edge_ad.runtime.stats import give_memory_back
 log = logging.getLogger(__name__)
 
 
-class Loaded:
+class LoadedArtifact:
     """One version of the artifact with its runner; preprocessing, graph and thresholds belong together."""
 
     def __init__(self, artifact: Artifact, runner: Runner) -> None:
@@ -76,14 +76,14 @@ class Engine:
         self._replaced = True  # loading leaves free memory behind, too
         self.checks: list[Callable[[Artifact], object]] = []  # each may refuse a new version by an EdgeAdError
 
-    def current(self) -> Loaded:
+    def current(self) -> LoadedArtifact:
         """The newest version, taken: call its `release` when the part is through."""
         with self._lock:
             self._loaded.acquire()
             return self._loaded
 
     @property
-    def loaded(self) -> Loaded:
+    def loaded(self) -> LoadedArtifact:
         """The newest version, to look at."""
         return self._loaded
 
@@ -124,7 +124,7 @@ class Engine:
         """Free the runner once no part needs it."""
         self._loaded.retire()
 
-    def _load(self) -> Loaded:
+    def _load(self) -> LoadedArtifact:
         artifact = Artifact.open(self.path)
         runner = open_runner(artifact, self.settings.backend, self.settings.precision, self.settings.threads)
         if tuple(runner.image_size) != tuple(artifact.manifest.preprocessing.image_size):
@@ -134,9 +134,9 @@ class Engine:
                 f"{tuple(artifact.manifest.preprocessing.image_size)}",
                 "export the artifact again",
             )
-        return Loaded(artifact, runner)
+        return LoadedArtifact(artifact, runner)
 
-    def _warm(self, loaded: Loaded) -> None:
+    def _warm(self, loaded: LoadedArtifact) -> None:
         height, width = loaded.runner.image_size
         loaded.infer(np.zeros((1, 3, height, width), np.float32))
 

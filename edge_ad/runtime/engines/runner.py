@@ -75,7 +75,7 @@ class GraphRunner:
         self._infer: Callable[[Array], Sequence[npt.ArrayLike]] | None = infer
 
     def __call__(self, images: Array) -> Outputs:
-        return checked_outputs(in_batches(checked_images(images, self.image_size), self._batch, self._run), self.name)
+        return check_outputs(run_in_batches(check_images(images, self.image_size), self._batch, self._run), self.name)
 
     def close(self) -> None:
         self._infer = None
@@ -121,7 +121,7 @@ def open_runner(
         try:
             return _opener(name)(artifact, chosen, threads)
         except BackendError as error:
-            say_once(f"{name} can't run here: {error}")
+            log_once(f"{name} can't run here: {error}")
     return _opener(names[-1])(artifact, chosen, threads)
 
 
@@ -154,14 +154,14 @@ def default_threads(threads: int | None) -> int:
     return os.cpu_count() or 1
 
 
-def say_once(message: str) -> None:
+def log_once(message: str) -> None:
     """Log at info level, the first time only."""
     if message not in _said:
         _said.add(message)
         log.info(message)
 
 
-def checked_images(images: Array, image_size: tuple[int, int]) -> Array:
+def check_images(images: Array, image_size: tuple[int, int]) -> Array:
     """C-contiguous float32 images; ValueError when the shape is not [B, 3, H, W] of the graph's size."""
     images = np.ascontiguousarray(images, np.float32)
     if images.ndim != 4 or images.shape[1:] != (3, *image_size) or not len(images):
@@ -170,7 +170,7 @@ def checked_images(images: Array, image_size: tuple[int, int]) -> Array:
     return images
 
 
-def checked_outputs(outputs: Outputs, name: str) -> Outputs:
+def check_outputs(outputs: Outputs, name: str) -> Outputs:
     """The same outputs; BackendError when an image score is NaN or infinite: such a verdict means nothing."""
     if not np.isfinite(outputs.image_score).all():
         raise BackendError(
@@ -180,7 +180,7 @@ def checked_outputs(outputs: Outputs, name: str) -> Outputs:
     return outputs
 
 
-def in_batches(images: Array, batch: int | None, run: Callable[[Array], Outputs]) -> Outputs:
+def run_in_batches(images: Array, batch: int | None, run: Callable[[Array], Outputs]) -> Outputs:
     """Run images through a graph of a fixed batch size: in chunks, the last one filled up by repeating its end."""
     if batch is None or len(images) == batch:
         return run(images)

@@ -19,10 +19,10 @@ from edge_ad.runtime.engines.runner import (
     Array,
     Outputs,
     Precision,
-    checked_images,
-    checked_outputs,
-    in_batches,
-    say_once,
+    check_images,
+    check_outputs,
+    log_once,
+    run_in_batches,
 )
 from edge_ad.runtime.engines.tensorrt_build import (
     EngineOptions,
@@ -57,7 +57,7 @@ def open_artifact(artifact: Artifact, precision: Precision, threads: int | None,
             return TensorRTRunner(trt, device, artifact.file(name).read_bytes(), precision)
         misfits.append(f"{name}: {misfit}")
         device.close()
-    say_once(f"no engine fits ({'; '.join(misfits)}): building it again, which takes minutes")
+    log_once(f"no engine fits ({'; '.join(misfits)}): building it again, which takes minutes")
     name, record = next(iter(records.items()))
     trt, device = load_tensorrt(record.target), open_device()
     source = artifact.file(record.source or GRAPHS[precision]).read_bytes()
@@ -132,9 +132,9 @@ class TensorRTRunner:
         self.image_size = (int(most[2]), int(most[3]))
 
     def __call__(self, images: Array) -> Outputs:
-        images = checked_images(images, self.image_size)
+        images = check_images(images, self.image_size)
         batch = self._most if len(images) > self._most else None
-        return checked_outputs(in_batches(images, batch, self._run), self.name)
+        return check_outputs(run_in_batches(images, batch, self._run), self.name)
 
     def close(self) -> None:
         if self._device is not None:
@@ -168,7 +168,7 @@ class TensorRTRunner:
         try:
             self._launch = self._device.capture(self._queue)
         except BackendError as error:  # an engine with host code in it, say
-            say_once(f"no CUDA graph for this engine: {error}")
+            log_once(f"no CUDA graph for this engine: {error}")
         self._queue()
 
     def _queue(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from edge_ad.runtime.engines.loaded import Loaded
+from edge_ad.runtime.engines.loaded import LoadedArtifact
 from edge_ad.runtime.engines.runner import Outputs
 from edge_ad.runtime.line.geometry import Tile
 from edge_ad.runtime.line.policy import Votes
@@ -44,7 +44,7 @@ class Job:
     shown: npt.NDArray[np.uint8] | None = None
     tiles: list[Tile] = field(default_factory=list)
     images: npt.NDArray[np.float32] | None = None
-    loaded: Loaded | None = None
+    loaded: LoadedArtifact | None = None
     outputs: Outputs | None = None
     pixel_scores: npt.NDArray[np.float32] | None = None
     marks: list[tuple[str, int]] = field(default_factory=list)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from edge_ad.runtime.engines.loaded import Loaded
+from edge_ad.runtime.engines.loaded import LoadedArtifact
 from edge_ad.runtime.line.geometry import merge_tiles
 from edge_ad.runtime.line.job import Job, Part
 from edge_ad.runtime.line.policy import Judgement, Policy
@@ -24,14 +24,14 @@ class PartJudge:
     def __init__(
         self,
         settings: PolicySettings,
-        calibration: Callable[[Loaded], dict[str, Any]],
+        calibration: Callable[[LoadedArtifact], dict[str, Any]],
         emit: Callable[[Job, Judgement], None],
     ) -> None:
         self.settings = settings
         self.late = 0
         self._calibration, self._emit = calibration, emit
         self._due: deque[Job] = deque()
-        self._policy: tuple[Loaded, Policy] | None = None
+        self._policy: tuple[LoadedArtifact, Policy] | None = None
 
     def expect(self, job: Job) -> None:
         """A part with a deadline began with this frame, which is shown where the deadline passes."""
@@ -76,7 +76,7 @@ class PartJudge:
             if part.votes.add(judgement):
                 self._decide_by_votes(part)
 
-    def _policy_of(self, loaded: Loaded) -> Policy:
+    def _policy_of(self, loaded: LoadedArtifact) -> Policy:
         if self._policy is None or self._policy[0] is not loaded:
             self._policy = (loaded, Policy(self.settings, self._calibration(loaded)))
         return self._policy[1]

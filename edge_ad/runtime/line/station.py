@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from edge_ad.errors import ConfigError
-from edge_ad.runtime.engines.loaded import Engine, Loaded
+from edge_ad.runtime.engines.loaded import Engine, LoadedArtifact
 from edge_ad.runtime.engines.runner import Outputs
 from edge_ad.runtime.line.admission import Admission
 from edge_ad.runtime.line.capture import Capture, Ended, Fault
@@ -70,7 +70,7 @@ class Station:
         self._to_infer: queue.Queue[Job | None] = queue.Queue(settings.source.queue if signals else 1)
         self._to_judge: queue.Queue[Job | None] = queue.Queue(2)
         self.judge = PartJudge(settings.policy, self.calibration, self._emit)
-        self._calibration: tuple[Loaded, dict[str, Any]] | None = None
+        self._calibration: tuple[LoadedArtifact, dict[str, Any]] | None = None
         self._failures = 0
         self.listener: Listener | None = None  # of a signal from outside
         loops = {"prepare": self._prepare_loop, "infer": self._infer_loop, "judge": self._judge_loop}
@@ -93,7 +93,7 @@ class Station:
             self.listener = None
         self.capture.stop()
 
-    def calibration(self, loaded: Loaded | None = None) -> dict[str, Any]:
+    def calibration(self, loaded: LoadedArtifact | None = None) -> dict[str, Any]:
         """The calibration that holds for this station's product; default: of the newest artifact."""
         loaded = loaded or self.engine.loaded
         known = self._calibration

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edge_ad.errors import EdgeAdError
-from edge_ad.runtime.engines.loaded import Engine, Loaded
+from edge_ad.runtime.engines.loaded import Engine, LoadedArtifact
 from edge_ad.runtime.watch.drift import DriftConfig, DriftMonitor, DriftWarning, ImageStatistics
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ class Station(Protocol):
     @property
     def engine(self) -> Engine: ...
 
-    def calibration(self, loaded: Loaded | None = None) -> dict[str, Any]: ...
+    def calibration(self, loaded: LoadedArtifact | None = None) -> dict[str, Any]: ...
 
 
 class DriftWatch:
@@ -34,7 +34,7 @@ class DriftWatch:
     def __init__(self, config: DriftConfig, stations: Sequence[Station], folder: Path) -> None:
         self.config, self.folder = config, folder
         self._stations = {station.name: station for station in stations}
-        self._scoring: dict[str, Loaded] = {}
+        self._scoring: dict[str, LoadedArtifact] = {}
         self.monitors = {name: self._begin(name) for name in self._stations}
 
     def update(self, station: str, score: float, statistics: ImageStatistics) -> DriftWarning | None:
@@ -91,7 +91,7 @@ class DriftWatch:
         return self.folder / f"drift-{safe}.json"
 
 
-def _identity(loaded: Loaded, calibration: dict[str, Any]) -> str:
+def _identity(loaded: LoadedArtifact, calibration: dict[str, Any]) -> str:
     """The same for versions of an artifact that give the same scores: reports in the manifest don't count."""
     files = {name: record.sha256 for name, record in sorted(loaded.artifact.manifest.files.items())}
     return hashlib.sha256(json.dumps([files, calibration], sort_keys=True).encode()).hexdigest()[:16]

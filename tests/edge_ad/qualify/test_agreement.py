@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("scipy")
 
 from edge_ad.errors import DataError
-from edge_ad.qualify.agreement import Shown, agreement, cohen_kappa, fleiss_kappa, judge, within_spread
+from edge_ad.qualify.agreement import AppraisedPart, agreement, cohen_kappa, fleiss_kappa, judge, within_spread
 
 # AIAG, Measurement Systems Analysis (3rd ed., pages 128-132; 4th ed., III-C): 50 parts shown three times each.
 # Rows: appraiser says reject, accept; columns: the part is bad, good. Then parts judged right in all three shots,
@@ -30,7 +30,7 @@ def laid_out(table, right):
     for bad, counts in ((True, wrong[0]), (False, wrong[1])):
         for i, count in enumerate(counts):
             verdicts = tuple((shot < count) != bad for shot in range(3))
-            parts.append(Shown(f"{bad}{i}", bad, verdicts, (0.0, 0.0, 0.0)))
+            parts.append(AppraisedPart(f"{bad}{i}", bad, verdicts, (0.0, 0.0, 0.0)))
     return parts
 
 
@@ -87,10 +87,10 @@ def test_the_spread_within_parts_is_the_gauge_error_of_the_manuals_variable_exam
 
 def test_flips_spread_and_tolerance_of_a_study_made_by_hand():
     parts = [
-        Shown("g1", False, (False, False), (1.0, 3.0)),
-        Shown("g2", False, (False, True), (2.0, 6.0)),
-        Shown("b1", True, (True, True), (9.0, 9.0)),
-        Shown("?", None, (True, False), (6.0, 4.0)),
+        AppraisedPart("g1", False, (False, False), (1.0, 3.0)),
+        AppraisedPart("g2", False, (False, True), (2.0, 6.0)),
+        AppraisedPart("b1", True, (True, True), (9.0, 9.0)),
+        AppraisedPart("?", None, (True, False), (6.0, 4.0)),
     ]
     study = agreement(parts, threshold=5.0)
     assert (study.parts, study.good, study.bad, study.shots, study.flips) == (4, 2, 1, 8, 2)
@@ -102,7 +102,7 @@ def test_flips_spread_and_tolerance_of_a_study_made_by_hand():
 
 
 def test_what_no_part_tells_is_none():
-    study = agreement([Shown("a", None, (False,), (1.0,))])
+    study = agreement([AppraisedPart("a", None, (False,), (1.0,))])
     assert study.effectiveness is study.kappa is study.kappa_within is study.spread is study.tolerance_used is None
     assert study.judgement.startswith("not judged")
     with pytest.raises(DataError, match="no part"):
@@ -124,7 +124,7 @@ def test_bounds_hold_though_shots_of_a_part_are_alike():
     for _ in range(2000):
         chances = rng.beta(0.2, 1.8, 30)  # mean 0.1
         parts = [
-            Shown(str(i), True, tuple(rng.random(3) > chance), tuple(rng.normal(0, 2.0, 3)))
+            AppraisedPart(str(i), True, tuple(rng.random(3) > chance), tuple(rng.normal(0, 2.0, 3)))
             for i, chance in enumerate(chances)
         ]
         study = agreement(parts)

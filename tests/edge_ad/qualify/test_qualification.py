@@ -151,7 +151,7 @@ def test_a_forged_signature_is_found():
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-    from edge_ad.qualify.identity import sealed
+    from edge_ad.qualify.identity import sign_report
 
     def pem(folder, name):
         key = Ed25519PrivateKey.generate()
@@ -163,7 +163,7 @@ def test_a_forged_signature_is_found():
     from pathlib import Path
 
     with tempfile.TemporaryDirectory() as folder:
-        one, other = (sealed({"figure": 1}, pem(Path(folder), name)) for name in ("a.pem", "b.pem"))
+        one, other = (sign_report({"figure": 1}, pem(Path(folder), name)) for name in ("a.pem", "b.pem"))
     assert "unchanged" in verify(one, one["public_key"])
     with pytest.raises(DataError, match="signed by"):
         verify(one, other["public_key"])

@@ -94,7 +94,7 @@ def test_fixed_batch_graphs_run_any_number(count):
         return Outputs(chunk[:, 0, 0, 0], chunk[:, 0], chunk[:, 0], chunk[:, 0])
 
     images = np.arange(count, dtype=np.float32).reshape(-1, 1, 1, 1) * np.ones((1, 3, 2, 2), np.float32)
-    outputs = backends.in_batches(images, 4, run)
+    outputs = backends.run_in_batches(images, 4, run)
     assert outputs.image_score.tolist() == list(range(count))
     assert set(seen) == {(4, 3, 2, 2)}
     assert len(seen) == -(-count // 4)
