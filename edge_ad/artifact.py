@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from edge_ad.config import Config, read_section, to_plain
 from edge_ad.errors import ArtifactError, ConfigError
@@ -20,6 +20,7 @@ from edge_ad.errors import ArtifactError, ConfigError
 FORMAT = 1
 MANIFEST = "manifest.json"
 PHOTOS = "training_photos.txt"  # one `photo_key` a line
+FEEDBACK: tuple[Literal["bad", "good"], ...] = ("bad", "good")  # folders of edge_ad.data.feedback, outlive a training
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Artifact:
     def create(cls, path: Path | str, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Artifact:
         """Build the folder beside `path` and swap it in, so that a reader sees all of it or nothing.
 
-        An artifact that was there is replaced; any other non-empty folder is an ArtifactError.
+        An artifact that was there is replaced (its feedback stays); any other non-empty folder is an ArtifactError.
         """
         path = Path(path)
         if path.exists() and not (path / MANIFEST).exists() and any(path.iterdir()):
@@ -112,6 +113,7 @@ class Artifact:
             for name, data in files.items():
                 artifact._store(name, data)
             artifact._write_manifest()
+            _carry_over(path, building)
             building.chmod(0o755)
             _swap(building, path)
         finally:
@@ -300,6 +302,13 @@ def _digest(path: Path) -> tuple[str, int]:
         raise ArtifactError(
             f"can't read {path}: {error.strerror}", "restore the file, or train or export again"
         ) from error
+
+
+def _carry_over(earlier: Path, building: Path) -> None:
+    """Copy the feedback folders of the artifact that is about to be replaced."""
+    for kind in FEEDBACK:
+        if (earlier / kind).is_dir():
+            shutil.copytree(earlier / kind, building / kind, dirs_exist_ok=True)
 
 
 def _swap(building: Path, path: Path) -> None:

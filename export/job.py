@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_ad.artifact import Artifact
+from edge_ad.calibrate import confirmed
 from edge_ad.calibrate.int8 import Method, measure_ranges
 from edge_ad.errors import ConfigError, DataError
 from edge_ad.export import gate
@@ -54,7 +55,8 @@ def export_precision(
 
     normals: preprocessed images [3, H, W] of good parts: ranges come from the first half, the search and the gate
     use the second. metrics_of: figures of a runner on labelled photos, for the gate. say: takes lines of progress.
-    Raises BackendError when the gate refuses, DataError with fewer than 8 normals.
+    Raises BackendError when the gate refuses, DataError with fewer than 8 normals or where the graph lets a
+    confirmed miss pass.
     """
     options = options or ExportOptions()
     if len(normals) < 8:
@@ -87,6 +89,7 @@ def export_precision(
         if found is not None:
             hurting = found.layer_errors or layer_errors(found.trial, advance=lambda text: say(f"measuring {text}"))
         gate.refuse(report, hurting)
+    confirmed.refuse_passed(confirmed.examine_misses(artifact, candidate), f"the {precision} graph")
     record = {**report.to_dict(), **details, "accepted_loss": options.accept_loss and not report.passed}
     artifact.add(GRAPHS[precision], with_metadata(graph, precision=precision))
     record["bytes"] = {name: artifact.manifest.files[name].bytes for name in (GRAPHS["fp32"], GRAPHS[precision])}

@@ -22,6 +22,7 @@ VERBS = {
     "train": "Train a detector on photos of good parts.",
     "eval": "Measure a detector on labelled images.",
     "calibrate": "Set the threshold from photos of good parts, with a stated false-alarm rate.",
+    "feedback": "File a defect that was missed or a good part that was rejected, and check that misses are caught.",
     "qualify": "Prove what it finds, how surely and how steadily: one report for quality and audit.",
     "export": "Write FP16, INT8 and engine files into the artifact.",
     "compare": "Run two engines or precisions on the same photos.",

@@ -54,6 +54,8 @@ def command(
         score_photos,
         with_product,
     )
+    from edge_ad.calibrate.confirmed import examine_misses
+    from edge_ad.data.feedback import inherit
     from edge_ad.data.loader import log_left_out
     from edge_ad.data.samples import scan
     from edge_ad.errors import DataError
@@ -75,7 +77,7 @@ def command(
     samples = samples if include_trained else tuple(unseen)
     request = ThresholdRequest(false_alarms, confidence, tail_fit)
     request.threshold(np.arange(float(len(samples))))  # refuses now, before minutes of scoring
-    line, place = _station(settings, station)
+    line, place = read_station(settings, station)
     if line and place:
         backend = line.engine.backend if backend == "auto" else backend
         precision = line.engine.precision if precision == "auto" else precision
@@ -88,26 +90,29 @@ def command(
         scores, used, broken = score_photos(predictor, samples, lambda: progress.advance(task))
         samples = tuple(used)
         rows = _operating_points(predictor, samples, scores, request) if sensitivity else []
-    log_left_out([*dataset.left_out, *broken])
-    many = len(opened.manifest.classes) > 1
-    record = calibration_record(
-        scores,
-        request,
-        precision=chosen,
-        backend=runner.name,
-        classes=[s.category for s in samples] if many and not place else None,
-        tiles=place.frame.tiling() if place else (),
-    )
-    record |= {"trained_on": trained, "left_out": len(broken) + len(dataset.left_out)}
-    if trained and include_trained:
-        record["promise"] = (
-            f"none, since {trained} of {len(samples)} photos were trained on (otherwise: {record['promise']})"
+        many = len(opened.manifest.classes) > 1
+        record = calibration_record(
+            scores,
+            request,
+            precision=chosen,
+            backend=runner.name,
+            classes=[s.category for s in samples] if many and not place else None,
+            tiles=place.frame.tiling() if place else (),
         )
-    before: dict[str, Any] | None = opened.manifest.calibration
-    own = place.product if place and many and place.product != ALL else ""
+        record |= {"trained_on": trained, "left_out": len(broken) + len(dataset.left_out)}
+        if trained and include_trained:
+            record["promise"] = (
+                f"none, since {trained} of {len(samples)} photos were trained on (otherwise: {record['promise']})"
+            )
+        before: dict[str, Any] | None = opened.manifest.calibration
+        own = place.product if place and many and place.product != ALL else ""
+        after = with_product(before, record, own) if own else record
+        _need_caught(console, examine_misses(opened, runner, calibration=after), scores.image_scores)
+    log_left_out([*dataset.left_out, *broken])
     if out is not None:
         opened = Artifact.create(out, opened.manifest, {name: opened.file(name) for name in opened.manifest.files})
-    opened.update(calibration=with_product(before, record, own) if own else record)
+        inherit(artifact, opened.path)
+    opened.update(calibration=after)
     _say(console, record, scores.image_scores, [sample.path for sample in samples], rows)
     if before and len(before.get("score_quantiles", ())) == 101:
         moved = median_shift(before["score_quantiles"], scores.image_scores)
@@ -153,7 +158,24 @@ def _seen(path: Path, known: frozenset[str]) -> bool:
         return False
 
 
-def _station(path: Path | None, name: str) -> tuple[Any, Any]:
+def _need_caught(console: Console, results: Any, scores: Any) -> None:
+    """DataError where the new threshold lets a confirmed miss pass; nothing has been written by then."""
+    from edge_ad.calibrate.confirmed import refuse_passed
+
+    lowest = min((result.score for result in results if not result.caught and result.score is not None), default=None)
+    hint = ""
+    if lowest is not None:
+        rejected = int((scores >= lowest).sum())
+        hint = (
+            f"a threshold below {lowest:.4g} would reject {rejected} of these {len(scores)} good parts: calibrate "
+            f"with --false-alarms {(rejected + 1) / (len(scores) + 1):.2g} or more, or train again"
+        )
+    refuse_passed(results, "the new threshold", hint)
+    if results:
+        console.print(f"it catches all {len(results)} confirmed misses")
+
+
+def read_station(path: Path | None, name: str) -> tuple[Any, Any]:
     """The settings and their station of that name; (None, None) without settings."""
     from edge_ad.errors import ConfigError
     from edge_ad.runtime.settings import read_settings

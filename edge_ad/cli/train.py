@@ -29,6 +29,10 @@ def command(
     triplets: Annotated[
         Path | None, typer.Option(help="Triplets of `edgead synth` to train on, instead of drawing new ones.")
     ] = None,
+    feedback: Annotated[
+        Path | None,
+        typer.Option(help="Artifact that ran until now: learn good parts it rejected.  [default: the one at --out]"),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
 ) -> None:
     """Train a detector on photos of good parts.
@@ -61,6 +65,7 @@ def command(
             weights=weights,
             ddpm=ddpm,
             triplets=triplets,
+            feedback=feedback,
             resume=resume,
             progress=progress,
         )

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from edge_ad.artifact import MANIFEST, Artifact, check_folder
+from edge_ad.calibrate.confirmed import check_confirmed_misses
 from edge_ad.calibrate.first_threshold import set_first_threshold
 from edge_ad.config import Config, check_device
+from edge_ad.data.feedback import inherit
 from edge_ad.data.samples import Sample
-from edge_ad.errors import ArtifactError
+from edge_ad.errors import ArtifactError, DataError
 from edge_ad.export.artifact import write_artifact
 from edge_ad.progress import NoProgress, Progress
 from edge_ad.synthesis.shards import WrittenTriplets
@@ -22,7 +24,7 @@ from edge_ad.training.features import extract_features
 from edge_ad.training.fit import FitResult, fit
 from edge_ad.training.measure import measure_normals
 from edge_ad.training.new_detector import new_detector
-from edge_ad.training.photos import Photos, find_photos, split_held_out
+from edge_ad.training.photos import Photos, find_photos, rejected_good, split_held_out
 from edge_ad.training.processes import is_first_process
 from edge_ad.training.run import TrainingRun, run_key, work_folder
 from edge_ad.training.triplets import choose_triplets
@@ -40,6 +42,7 @@ def train(
     weights: str | None = None,
     ddpm: Path | None = None,
     triplets: Path | None = None,
+    feedback: Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Artifact:
@@ -48,6 +51,8 @@ def train(
     photos: folders, or what find_photos gave. config: the `edge` preset by default. max_minutes: for everything; at
     most half of it goes to a diffusion model. weights: the teacher's, as `find_weights` takes them. ddpm: folder of a
     diffusion model to use or go on training. triplets: folder of written triplets, instead of drawing any.
+    feedback: the artifact that ran until now (default: the one at `out`): good parts that it rejected are trained on,
+    and confirmed misses are handed on to the new one.
     resume: go on where an interrupted run of the same settings, photos and weights stopped.
     Raises DataError for a folder without usable photos or for too few, ConfigError for settings that can't be,
     ArtifactError when `out` is something else than an artifact.
@@ -75,9 +80,13 @@ def train(
     source = choose_triplets(config, photos, generated, written)
     detector, teacher = new_detector(config, photos.median_size(), weights)
     normals, held_out = split_held_out(photos.samples, config.training.held_out, config.training.seed)
+    rejected = rejected_good(feedback or out, photos.categories)
+    if rejected:
+        progress.say(f"{len(rejected)} good parts that were rejected join the training", "cyan")
+        normals += rejected
     if max_minutes is not None:
         max_minutes -= (time.monotonic() - began) / 60
-    key = run_key(config, photos.samples, source, teacher.sha256)
+    key = run_key(config, [*photos.samples, *rejected], source, teacher.sha256)
     run = TrainingRun(config, work_folder(out), key, progress, device=device, max_minutes=max_minutes, resume=resume)
     features = extract_features(run, detector, normals, source, photos.reader)
     fitted = fit(run, detector, features)
@@ -87,6 +96,7 @@ def train(
         progress.phase("writing the artifact", 1)
         artifact = write_artifact(out, detector, config, teacher, normals, photos.categories, record)
         set_first_threshold(artifact, held_out, photos.reader, progress)
+        _say_misses(artifact, feedback, progress)
         run.clean_up()
     wait_for_all_processes()
     return Artifact.open(out)
@@ -112,6 +122,19 @@ def _record(
         "seed": run.config.training.seed,
         "skipped": len(photos.skipped),
     }
+
+
+def _say_misses(artifact: Artifact, feedback: Path | None, progress: Progress) -> None:
+    """Hand the confirmed misses on, and say whether the new detector catches them: whoever promotes it will ask."""
+    if feedback is not None:
+        inherit(feedback, artifact.path)
+    try:
+        results = check_confirmed_misses(artifact, backend="onnxruntime", precision="fp32")
+    except DataError as error:
+        progress.say(f"{error.message}; it is not fit for the line: {error.hint}", "bold red")
+    else:
+        if results:
+            progress.say(f"the first threshold catches all {len(results)} confirmed misses", "green")
 
 
 def check_output(out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_ad.data.feedback import entries
 from edge_ad.data.loader import PhotoReader
 from edge_ad.data.samples import Dataset, Problem, Sample, scan
 from edge_ad.errors import DataError
 from edge_ad.synthesis.dataset import NormalFrames
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,21 @@ def find_photos(folders: Sequence[str | Path | Dataset]) -> Photos:
         skipped += problems
     samples, sizes = zip(*found.values(), strict=True)
     return Photos(samples, sizes, tuple(skipped), reader)
+
+
+def rejected_good(artifact: Path, categories: Sequence[str]) -> list[Sample]:
+    """Good parts that the detector in `artifact` rejected, for the next one to learn; none where there is none.
+
+    categories: of the photos; parts of another product are left out, and said.
+    """
+    samples = []
+    for one in entries(artifact, "good"):
+        category = categories[0] if len(categories) == 1 else one.known.product
+        if category not in categories:
+            log.warning("%s is left out: its product %r is not among %s", one.path, category, ", ".join(categories))
+            continue
+        samples.append(Sample(one.path, "train", 0, "good", None, category))
+    return samples
 
 
 def split_held_out(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
