@@ -58,12 +58,13 @@ class SourceSettings:
     format: Annotated[str, "pixel format as four letters (MJPG, YUYV) or GenICam's name (BayerRG8)"] = ""
     username: Annotated[str, "user for a stream that asks for one"] = ""
     password_file: Annotated[str, "file with that user's password; it is never logged"] = ""
+    ca_file: Annotated[str, "https: certificate (PEM) of the camera, or of its authority; absent: the system's"] = ""
     policy: Annotated[
         Literal["auto", "newest", "every"],
         "newest drops frames that nobody had time for; every waits; auto: newest for cameras, every for files",
     ] = "auto"
     queue: Annotated[int, "frames that may wait between capture and inspection"] = 4
-    timeout_s: Annotated[float, "no frame for this long means the camera is lost"] = 5.0
+    timeout_s: Annotated[float, "no whole frame for this long means the camera is lost"] = 5.0
     reconnect_s: Annotated[tuple[float, float], "first and longest pause before reconnecting"] = (0.5, 15.0)
     frozen_s: Annotated[float, "the very same picture for this long is a fault; 0 switches the check off"] = 5.0
     black_level: Annotated[float, "a mean brightness (0..255) below this is a fault; 0 switches the check off"] = 2.0

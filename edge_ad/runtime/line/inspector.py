@@ -157,8 +157,8 @@ class Inspector:
         """What doesn't work now, by component (camera, store, sink): empty when all is well."""
         found: dict[str, str] = {}
         for station in self.stations:
-            if station.capture.state in ("lost", "frozen", "black"):
-                found[f"camera {station.name}"] = station.capture.state
+            if problem := station.capture.problem():
+                found[f"camera {station.name}"] = problem
         if self.hub.store_error:
             found["store"] = self.hub.store_error
         for state in self.hub.states():

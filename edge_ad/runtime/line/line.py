@@ -226,7 +226,7 @@ class Line:
         for station in self.inspector.stations:
             capture = station.capture
             state = CAMERA_WORDS.get(capture.state, capture.state)
-            message = "" if capture.state == "up" else capture.state
+            message = capture.problem() or ("" if capture.state == "up" else capture.state)
             row = {"name": station.name, "state": state, "fps": round(capture.fps(), 1)}
             rows.append({**row, "message": message, "dropped": capture.dropped})
         return rows

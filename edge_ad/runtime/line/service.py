@@ -66,8 +66,7 @@ class Watchdog:
         if any(station.failure is not None for station in inspector.stations):
             return False
         for station in inspector.stations:
-            silent_s = (time.monotonic_ns() - station.capture.last_frame_ns) / 1e9
-            if station.capture.state == "up" and station.capture.source.live and silent_s > 2 * self.period_s:
+            if station.capture.source.live and station.capture.hanging_s() > 2 * self.period_s:
                 return False
         self._last = now
         notify("WATCHDOG=1")

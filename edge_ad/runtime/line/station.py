@@ -143,8 +143,6 @@ class Station:
                     break
                 if self._admission and self.inspected == before:  # nothing goes to the engine
                     self._admission.release()
-            if self.capture.failure is not None:
-                raise self.capture.failure
         finally:
             self._end_part(self._parts.close())
             self._put(None, self._to_infer)
@@ -261,7 +259,8 @@ class Station:
                     return
                 continue
             self.judge.answer_overdue()
-            if job is None:
+            if job is None:  # what ended the source is told once every frame before it has its verdict
+                self.failure = self.failure or self.capture.failure
                 return
             self.judge.judge(job)
             if job.loaded is not None:

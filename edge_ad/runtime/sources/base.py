@@ -7,11 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edge_ad.errors import BackendError
+from edge_ad.errors import BackendError, DataError
 
 
 class SourceLost(BackendError):
     """The camera or stream stopped or can't be reached now; opening it again may help."""
+
+
+class Unreadable(DataError):
+    """Nothing more can be read here, and opening it again would not help: the run ends with this reason."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +37,26 @@ class Source:
     """Frames one after the other; used by one thread.
 
     name: for verdicts and logs, without credentials. live: a camera, which goes on whether or not we look.
+    longest_s: a `read` that lasts longer hangs; None: it may last.
     """
 
     name: str
     live: bool
+    longest_s: float | None = None
 
     def open(self) -> None:
         """Connect; may be called again after `close`. SourceLost: not reachable now."""
 
     def read(self) -> Picture | None:
-        """The next frame; None at the end. SourceLost: the camera is gone. DataError: this one image is broken
-        (the next call goes on with the next)."""
+        """The next frame; None at the end. SourceLost: the camera is gone, or sent no whole frame within `timeout_s`.
+
+        DataError: this one image is broken; it is used up, and the next call goes on with the next. Unreadable:
+        nothing was used up, and no call would use up anything. TimeoutError: none yet, where that is no fault.
+        """
         raise NotImplementedError
+
+    def interrupt(self) -> None:
+        """Make a `read` or `open` that waits in another thread end, where that can be done."""
 
     def close(self) -> None:
         """Release the device; may be called twice."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
+import os
+import select
 import sys
 import time
 from collections.abc import Iterator
@@ -13,12 +16,15 @@ from typing import cast
 from edge_ad.data.images import SUFFIXES, decode_image, images_below, is_image, read_image
 from edge_ad.errors import DataError
 from edge_ad.runtime.settings import SourceSettings
-from edge_ad.runtime.sources.base import Picture, Source
+from edge_ad.runtime.sources.base import Picture, Source, SourceLost, Unreadable
+from edge_ad.runtime.sources.framing import MAX_IMAGE, ImageFramer, Piece
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.1
 WAIT_S = 0.5  # one wait for news of a watched folder, so that a run ends soon when it is asked to
+QUIET_BYTES = 1024  # line ends and padding between images are no news
+_SEND = "send images one after the other, for example from `ffmpeg -f image2pipe -c:v mjpeg -`, not raw video"
 BROKEN_S = 5.0  # a complete-looking file that still doesn't decode after this long is broken
 
 
@@ -50,7 +56,10 @@ class FolderSource(Source):
         """The next image; DataError names a broken one."""
         path = next(self._files, None)
         if path is None and self.settings.repeat:
-            self.open()
+            try:
+                self.open()
+            except DataError as error:  # the folder was emptied meanwhile
+                raise Unreadable(error.message, error.hint) from error
             path = next(self._files)
         if path is None:
             return None
@@ -72,9 +81,16 @@ class WatchedFolder(Source):
         if not path.is_dir():
             raise DataError(f"the watched folder {path} does not exist", "create it, or correct watch://FOLDER")
         self.settings, self.path, self.name = settings, path, path.name
+        self.longest_s = 4 * settings.timeout_s  # one picture over a slow network, not a server that doesn't answer
         self._number = 0
+        self._began: dict[Path, float] = {}  # when they were first seen
         self._seen: dict[Path, tuple[int, int, float]] = {}  # size, mtime, when they were first like that
         self._done: dict[Path, tuple[int, int]] = {}
+
+    def open(self) -> None:
+        """Look whether the folder is there. SourceLost: it was removed, or its server is away."""
+        if not self.path.is_dir():
+            raise SourceLost(f"the watched folder {self.path} is gone", "is its disk or network mounted?")
 
     def read(self) -> Picture | None:
         """Wait a moment for the next complete image: TimeoutError means only that none came."""
@@ -111,7 +127,11 @@ class WatchedFolder(Source):
                 continue
             known = self._seen.get(path)
             present[path] = (*state, known[2] if known and known[:2] == state else now)
+            if now - self._began.setdefault(path, now) > self.settings.timeout_s and present[path][2] == now:
+                log.warning("%s is still being written after %.0f s and waits", path, self.settings.timeout_s)
+                self._began[path] = math.inf  # said once
         self._seen = present
+        self._began = {path: began for path, began in self._began.items() if path in present}
         self._done = {path: state for path, state in self._done.items() if path.exists()}
         settled = [(p, now - since) for p, (_, _, since) in present.items() if now - since >= self.settings.settle_s]
         return sorted(settled, key=lambda item: (present[item[0]][1], item[0].name))
@@ -132,92 +152,67 @@ class StdinSource(Source):
     """`-`: JPEG or PNG images one after the other, as `ffmpeg -f image2pipe -` writes them."""
 
     live = False
-    CHUNK = 1 << 16
-    MAX_IMAGE = 64 << 20
+    CHUNK = 1 << 18
 
     def __init__(self, settings: SourceSettings, stream: BufferedIOBase | None = None) -> None:
         self.settings, self.name = settings, "stdin"
         self._stream = stream
-        self._buffer = bytearray()
-        self._number = 0
+        self._framer = ImageFramer()
+        self._ended = False
+        self._number = self._bytes = 0
 
     def open(self) -> None:
-        """Take standard input."""
-        self._stream = self._stream or cast("BufferedIOBase", sys.stdin.buffer)
+        """Take standard input. Unreadable: it is closed."""
+        if self._stream is None:
+            if sys.stdin is None or sys.stdin.closed:
+                raise Unreadable("standard input is closed", "pipe pictures into the command, or give another source")
+            self._stream = cast("BufferedIOBase", sys.stdin.buffer)
 
     def read(self) -> Picture | None:
-        """The next image; bytes between images are skipped."""
-        data = self._next_image()
-        if data is None:
+        """The next image; bytes between images are skipped. DataError: an image that is cut off or broken.
+
+        TimeoutError: nothing came for a moment. Unreadable: there is no image in all of it.
+        """
+        piece = self._next_piece()
+        if piece is None:
             return None
         captured_ns, time_ns = time.monotonic_ns(), time.time_ns()
         self._number += 1
-        frame = decode_image(data, f"image {self._number - 1} on standard input")
+        name = f"image {self._number - 1} on standard input"
+        if not piece.whole:
+            raise DataError(f"{name} is cut short after {len(piece.data):,} bytes", "check what writes them")
+        frame = decode_image(piece.data, name)
         return Picture(frame, self._number - 1, time_ns, captured_ns)
 
-    def _next_image(self) -> bytes | None:
-        while True:
-            start, length = find_image(self._buffer)
-            if length:
-                data = bytes(self._buffer[start : start + length])
-                del self._buffer[: start + length]
-                return data
-            if len(self._buffer) > self.MAX_IMAGE:
-                raise DataError("no JPEG or PNG image in 64 MiB of standard input", "send images, not raw video")
-            assert self._stream is not None
+    def _next_piece(self) -> Piece | None:
+        while (piece := self._framer.next()) is None:
+            if self._ended:
+                if not self._number:
+                    raise Unreadable(f"no JPEG or PNG image in {self._bytes:,} bytes of standard input", _SEND)
+                if self._framer.skipped > QUIET_BYTES:
+                    log.warning("%s bytes on standard input belong to no image", f"{self._framer.skipped:,}")
+                return None
+            if self._framer.waiting > MAX_IMAGE:
+                raise Unreadable("no JPEG or PNG image in 64 MiB of standard input", _SEND)
+            self._read_more()
+        return piece
+
+    def _read_more(self) -> None:
+        assert self._stream is not None
+        try:
+            descriptor = self._stream.fileno()
+        except (OSError, AttributeError):  # no file: a stream in memory
             chunk = self._stream.read1(self.CHUNK)
-            if not chunk:
-                if start < 0 and self._buffer and not self._number:
-                    bytes_read = len(self._buffer)
-                    self._buffer.clear()
-                    raise DataError(f"no JPEG or PNG image in {bytes_read} bytes of standard input", "send images")
-                if start < 0:
-                    return None
-                data = bytes(self._buffer[start:])  # cut off: it will not decode, and is reported
-                self._buffer.clear()
-                return data
-            self._buffer += chunk
-
-
-def find_image(buffer: bytes | bytearray) -> tuple[int, int]:
-    """Where the first JPEG or PNG begins (-1: none) and its length (0: not complete yet)."""
-    jpeg, png = buffer.find(b"\xff\xd8\xff"), buffer.find(b"\x89PNG\r\n\x1a\n")
-    if png >= 0 and (jpeg < 0 or png < jpeg):
-        end = buffer.find(b"IEND\xae\x42\x60\x82", png)
-        return png, end + 8 - png if end >= 0 else 0
-    if jpeg < 0:
-        return -1, 0
-    return jpeg, _jpeg_length(buffer, jpeg)
-
-
-def _jpeg_length(buffer: bytes | bytearray, start: int) -> int:
-    """Walk the segments, so that a thumbnail's end inside one isn't taken for the image's."""
-    at = start + 2
-    while at + 4 <= len(buffer):
-        if buffer[at] != 0xFF:
-            return 0 if (end := buffer.find(b"\xff\xd9", at)) < 0 else end + 2 - start
-        marker = buffer[at + 1]
-        if marker == 0xFF:
-            at += 1
-            continue
-        if marker == 0xD9:
-            return at + 2 - start
-        if marker == 0x01 or 0xD0 <= marker <= 0xD7:
-            at += 2
-            continue
-        at += 2 + int.from_bytes(buffer[at + 2 : at + 4], "big")
-        if marker == 0xDA:  # entropy-coded data up to the next marker that is neither stuffing nor restart
-            while True:
-                at = buffer.find(b"\xff", at)
-                if at < 0 or at + 1 >= len(buffer):
-                    return 0
-                if buffer[at + 1] == 0 or 0xD0 <= buffer[at + 1] <= 0xD7:
-                    at += 2
-                    continue
-                break
-    if at + 2 <= len(buffer) and buffer[at : at + 2] == b"\xff\xd9":
-        return at + 2 - start
-    return 0
+        else:  # past Python's buffer, whose lock a thread that waits would hold at the end of the program
+            if not select.select([descriptor], [], [], WAIT_S)[0]:
+                raise TimeoutError("nothing on standard input")
+            chunk = os.read(descriptor, self.CHUNK)
+        self._bytes += len(chunk)
+        if chunk:
+            self._framer.feed(chunk)
+        else:
+            self._ended = True
+            self._framer.finish()
 
 
 def _free_name(folder: Path, name: str) -> Path:

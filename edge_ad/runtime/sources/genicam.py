@@ -40,6 +40,7 @@ class GenicamSource(Source):
     def __init__(self, settings: SourceSettings, serial: str) -> None:
         self.settings, self.serial = settings, serial
         self.name = f"genicam://{serial}"
+        self.longest_s = settings.timeout_s
         self._harvester: Any = None
         self._acquirer: Any = None
         self._number = 0

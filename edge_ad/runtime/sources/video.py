@@ -13,7 +13,7 @@ import cv2
 from edge_ad.errors import BackendError, ConfigError, DataError
 from edge_ad.runtime.settings import SourceSettings
 from edge_ad.runtime.sources.address import address_with_credentials, redact
-from edge_ad.runtime.sources.base import Picture, Source, SourceLost
+from edge_ad.runtime.sources.base import Picture, Source, SourceLost, Unreadable
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ class OpenCvSource(Source):
 
     def __init__(self, settings: SourceSettings, name: str) -> None:
         self.settings, self.name = settings, name
+        self.longest_s = settings.timeout_s
         self._capture: Any = None
         self._number = 0
 
@@ -187,14 +188,20 @@ class VideoFileSource(OpenCvSource):
         return super().read()
 
     def _ended(self) -> Picture | None:
-        if not self._number:
-            raise DataError(f"{self.path} holds no readable frame", "check the file with a video player")
         frames = self._number - self._before
+        if not frames:
+            raise Unreadable(
+                f"{self.path} opens, but not one frame of it can be decoded",
+                "its coding may be unknown to this OpenCV (AV1, HEVC): convert it, for example to H.264 in .mp4",
+            )
         if frames < 0.98 * self._promised:  # some formats only estimate the number
             log.warning("%s ended after %d of %d frames: is the file whole?", self.path, frames, self._promised)
         if not self.settings.repeat:
             return None
-        self.open()
+        try:
+            self.open()
+        except DataError as error:  # the file was replaced meanwhile
+            raise Unreadable(error.message, error.hint) from error
         return super().read()
 
 

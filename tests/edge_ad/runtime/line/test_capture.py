@@ -1,4 +1,5 @@
 import importlib.util
+import threading
 import time
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from edge_ad.errors import DataError
 from edge_ad.runtime.line.capture import Capture, Ended, Fault
 from edge_ad.runtime.settings import SourceSettings
-from edge_ad.runtime.sources.base import Picture, SourceLost
+from edge_ad.runtime.sources.base import Picture, Source, SourceLost, Unreadable
 from edge_ad.runtime.sources.opening import open_source
 
 spec = importlib.util.spec_from_file_location("cameras", Path(__file__).parents[1] / "sources" / "cameras.py")
@@ -17,7 +18,7 @@ spec.loader.exec_module(cameras)
 QUICK = {"reconnect_s": (0.05, 0.2), "timeout_s": 1.0}
 
 
-class Scripted:
+class Scripted(Source):
     """A source that does what a list says: a picture, or raise."""
 
     name = "scripted"
@@ -145,3 +146,71 @@ def test_stop_ends_a_blocked_thread(keep):
     thread.stop()
     thread.join(5)
     assert not thread.is_alive()
+
+
+class Hanging(Scripted):
+    """A camera whose next read after its pictures lasts until it is interrupted, or for ever."""
+
+    def __init__(self, frames, *, deaf=False, **more):
+        super().__init__(frames, **more)
+        self.deaf, self.longest_s, self.released = deaf, 0.1, threading.Event()
+
+    def read(self):
+        picture = super().read()
+        if picture is None:
+            self.released.wait(30)
+            self.released.clear()
+            self.script = iter([cameras.numbered(9)])
+            raise SourceLost("interrupted")
+        return picture
+
+    def interrupt(self):
+        if not self.deaf:
+            self.released.set()
+
+
+def test_a_read_that_hangs_is_an_outage_and_is_interrupted(caplog, monkeypatch):
+    monkeypatch.setattr("edge_ad.runtime.line.capture.MARGIN_S", 0.1)
+    source = Hanging([cameras.numbered(0)])
+    thread = capture(source)
+    assert isinstance(thread.get(5), Picture)
+    fault = next(item for item in iter(lambda: thread.get(0.05), "") if item)
+    assert fault.outage
+    assert "no whole frame within 0.1 s" in fault.reason
+    assert isinstance(thread.get(5), Picture)
+    assert caplog.text.count("is back") == 1
+    thread.stop()
+    thread.join(5)
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_stopping_leaves_a_source_behind_that_hangs(live, monkeypatch):
+    monkeypatch.setattr("edge_ad.runtime.line.capture.STOP_S", 0.2)
+    source = Hanging([cameras.numbered(0)], deaf=True, live=live)
+    thread = capture(source)
+    thread.stop()
+    assert [type(item) for item in drain(thread)] in ([Picture], [])
+    source.released.set()
+    thread.join(5)
+
+
+def test_a_camera_that_opens_but_sends_nothing_is_not_back(caplog, wait_for):
+    source = Scripted([cameras.numbered(0), *[SourceLost("no frames")] * 3, cameras.numbered(1)])
+    thread = capture(source)
+    drain(thread)
+    assert (thread.reconnects, caplog.text.count("is back")) == (3, 1)
+
+
+def test_the_age_of_the_last_frame_is_a_problem():
+    thread = Capture(Scripted([]), SourceSettings(address="x", timeout_s=5), keep="newest", depth=1)
+    assert thread.problem() == "starting"
+    thread.state = "up"
+    assert not thread.problem()
+    thread.last_frame_ns -= 7_000_000_000
+    assert thread.problem() == "no whole frame for 7 s"
+
+
+def test_what_cannot_be_read_ends_the_source_with_its_reason():
+    thread = capture(Scripted([cameras.numbered(0), Unreadable("nothing more"), cameras.numbered(1)], live=False))
+    assert [type(item).__name__ for item in drain(thread)] == ["Picture"]
+    assert isinstance(thread.failure, Unreadable)

@@ -36,13 +36,15 @@ class MjpegServer:
     """http://127.0.0.1:port/stream.mjpg and /snapshot.jpg.
 
     picture: number -> RGB frame. lengths: with Content-Length, or only boundaries. login: (user, password) for Basic
-    or, with digest, Digest. Broken JPEGs are sent for numbers in `broken`.
+    or, with digest, Digest. tls: an ssl.SSLContext for https. Broken JPEGs are sent for numbers in `broken`.
     """
 
-    def __init__(self, port=0, *, fps=60, picture=numbered, lengths=True, login=None, digest=False, broken=()):
+    def __init__(
+        self, port=0, *, fps=60, picture=numbered, lengths=True, login=None, digest=False, broken=(), tls=None
+    ):
         self.fps, self.picture, self.lengths, self.login, self.digest = fps, picture, lengths, login, digest
         self.broken, self.number, self.connections, self.silent = set(broken), 0, 0, False
-        self.port = port
+        self.port, self.tls = port, tls
         self.start()
 
     def start(self):
@@ -91,7 +93,10 @@ class MjpegServer:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
         self._server.daemon_threads = True
+        self._server.handle_error = lambda *_: None  # a client that refuses our certificate
         self.port = self._server.server_port
+        if self.tls:
+            self._server.socket = self.tls.wrap_socket(self._server.socket, server_side=True)
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def next_image(self):
@@ -122,7 +127,7 @@ class MjpegServer:
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self.port}/stream.mjpg"
+        return f"http{'s' if self.tls else ''}://127.0.0.1:{self.port}/stream.mjpg"
 
     def __enter__(self):
         return self
