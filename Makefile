@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard kernels/csrc/*)
 
-.PHONY: help demo test lint architecture clean
+.PHONY: help demo test system lint architecture clean
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 
 help: ## Name the commands.
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -13,8 +14,11 @@ help: ## Name the commands.
 demo: $(VENV)/.train ## Run the main job on real pictures; DATA=FOLDER for a category of your own.
 	$(BIN)/edgead demo --out demo $(if $(DATA),--data $(DATA))
 
-test: lint ## Install, lint and run the tests; ARGS=... for pytest.
+test: system lint ## Install, lint and run the tests; ARGS=... for pytest.
 	$(BIN)/python -m pytest $(ARGS)
+
+system: ## Install with apt, where it may, what tests need of the system: browser, MQTT broker, RTSP server, emulators.
+	@PYTHON="$(PYTHON)" sh tests/system.sh
 
 lint: $(VENV)/.dev ## Check style and types.
 	$(BIN)/ruff check .

@@ -106,4 +106,6 @@ def serve(port, folder, fps, user="", password=""):
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--probe"]:
+        raise SystemExit(python_with_gstreamer() is None)
     serve(*sys.argv[1:])
