@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_ad.artifact import Artifact, photo_key
+from edge_ad.artifact import Artifact, is_known_photo
 from edge_ad.calibrate.calibration import Scores, ThresholdRequest, calibration_record, score_frames, with_product
 from edge_ad.data.loader import PhotoReader
 from edge_ad.data.samples import Sample
@@ -51,7 +51,7 @@ def set_first_threshold(
 
 def without_training_photos(held_out: Sequence[Sample], trained_on: frozenset[str]) -> list[Sample]:
     """The held-out photos less copies of training photos; all of them where nothing else is left."""
-    apart = [sample for sample in held_out if photo_key(sample.path) not in trained_on]
+    apart = [sample for sample in held_out if not is_known_photo(sample.path, trained_on)]
     if len(apart) < len(held_out):
         log.warning(
             "%d of %d held-out photos are copies of photos trained on: %s",

@@ -295,6 +295,14 @@ def photo_key(path: Path) -> str:
     return _digest(path)[0][:16]
 
 
+def is_known_photo(path: Path, known: frozenset[str]) -> bool:
+    """Whether the photo's key is among the known ones; False where it can't be read, which decoding it will say."""
+    try:
+        return photo_key(path) in known
+    except ArtifactError:
+        return False
+
+
 def _digest(path: Path) -> tuple[str, int]:
     try:
         return hash_file(path)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_ad.runtime.engines.runner import OUTPUTS, Array, Outputs, Runner
+from edge_ad.artifact import Artifact
+from edge_ad.runtime.engines.runner import OUTPUTS, Array, Outputs, Runner, open_runner
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)
 
@@ -68,6 +69,17 @@ class CachingRunner:
     def close(self) -> None:
         self._known.clear()
         self._runner.close()
+
+
+def open_any_runner(
+    artifact: Artifact, backend: str, precision: str = "auto", threads: int | None = None, device: str | None = "cpu"
+) -> Runner:
+    """The runner of an engine, or with the backend `torch` of the trained weights in PyTorch on `device`."""
+    if backend == "torch":
+        from edge_ad.export.torch_runner import TorchRunner  # noqa: PLC0415  (PyTorch)
+
+        return TorchRunner(artifact, threads, device)
+    return open_runner(artifact, backend, precision, threads)
 
 
 def _address(image: Array) -> int:

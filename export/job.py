@@ -12,7 +12,7 @@ from edge_ad.calibrate.int8 import Method, measure_ranges
 from edge_ad.errors import ConfigError, DataError
 from edge_ad.export import gate
 from edge_ad.export.balance import activations_to_measure, balance
-from edge_ad.export.compare import CachingRunner
+from edge_ad.export.compare import CachingRunner, open_any_runner
 from edge_ad.export.graph_tools import Graph, with_metadata
 from edge_ad.export.quantize import fp16_tensors, layers_of, nodes_near_overflow, to_fp16
 from edge_ad.export.sensitivity import Quantized, Trial, layer_errors, search
@@ -68,7 +68,7 @@ def export_precision(
     details: dict[str, Any] = {}
     reference: Runner
     if precision == "fp32":
-        reference = _in_torch(artifact, options.threads)
+        reference = open_any_runner(artifact, "torch", threads=options.threads)
     else:
         reference = CachingRunner(OnnxRuntimeRunner(source, threads=options.threads), held)
     if precision == "fp32":
@@ -104,12 +104,6 @@ def _fp32(artifact: Artifact) -> bytes:
     manifest = artifact.manifest
     detector = Detector.from_artifact(artifact)
     return export_onnx(detector, classes=manifest.classes, preset=str(manifest.config.get("preset", "")))
-
-
-def _in_torch(artifact: Artifact, threads: int | None) -> Runner:
-    from edge_ad.export.torch_runner import TorchRunner  # noqa: PLC0415
-
-    return TorchRunner(artifact, threads)
 
 
 def _int8(

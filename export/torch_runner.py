@@ -12,10 +12,12 @@ from edge_ad.runtime.engines.runner import OUTPUTS, Array, GraphRunner, default_
 class TorchRunner(GraphRunner):
     """The trained detector in float32, from the artifact's weights and not from its graph.
 
-    threads: PyTorch has one setting for the whole process. device: cpu or cuda.
+    threads: PyTorch has one setting for the whole process. device: cpu, cuda, or None for cuda where there
+    is one.
     """
 
-    def __init__(self, artifact: Artifact, threads: int | None = None, device: str = "cpu") -> None:
+    def __init__(self, artifact: Artifact, threads: int | None = None, device: str | None = "cpu") -> None:
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         torch.set_num_threads(default_threads(threads))
         detector = Detector.from_artifact(artifact).to(device)
 

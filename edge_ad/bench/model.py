@@ -12,6 +12,7 @@ import numpy as np
 from edge_ad.artifact import Artifact
 from edge_ad.bench.rows import device_name, revision, version_of
 from edge_ad.errors import BackendError
+from edge_ad.export.compare import open_any_runner
 from edge_ad.runtime.engines.runner import GRAPHS, open_runner
 
 FIELDS = (
@@ -31,9 +32,7 @@ def open_runs(
     images = np.random.default_rng(0).normal(size=(1, 3, height, width)).astype(np.float32)
     runs: dict[tuple[str, str], Callable[[], object]] = {}
     if torch_reference:
-        from edge_ad.export.torch_runner import TorchRunner  # noqa: PLC0415  (needs torch)
-
-        torch_runner = TorchRunner(artifact, threads)
+        torch_runner = open_any_runner(artifact, "torch", threads=threads)
         runs["torch", "fp32"] = lambda: torch_runner(images)
     for backend in backends:
         for precision, name in GRAPHS.items():

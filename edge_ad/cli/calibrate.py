@@ -47,13 +47,7 @@ def command(
     its pictures, or whose artifact knows several products, is calibrated with its own --settings.
     """
     from edge_ad.artifact import Artifact, check_folder
-    from edge_ad.calibrate.calibration import (
-        ThresholdRequest,
-        calibration_record,
-        median_shift,
-        score_photos,
-        with_product,
-    )
+    from edge_ad.calibrate.calibration import ThresholdRequest, calibration_record, score_photos, with_product
     from edge_ad.calibrate.confirmed import examine_misses
     from edge_ad.data.feedback import inherit
     from edge_ad.data.loader import log_left_out
@@ -63,6 +57,7 @@ def command(
     from edge_ad.runtime.line.station_predictor import StationPredictor
     from edge_ad.runtime.predictor import Predictor
     from edge_ad.runtime.products import ALL
+    from edge_ad.runtime.settings import read_station
     from edge_ad.runtime.watch.recalibration import is_inspected
 
     console = Console(stderr=True, highlight=False)
@@ -71,39 +66,30 @@ def command(
         raise DataError(f"{out} exists", "choose another --out folder")
     opened.check_writable() if out is None else check_folder(out, opened.size() + (1 << 20))
     dataset = scan(normals)
-    samples = dataset.normals
+    samples: Any = dataset.normals
     unseen = _unseen(console, opened, samples, normals, include_trained)
     trained = len(samples) - len(unseen)
-    samples = samples if include_trained else tuple(unseen)
+    samples = samples if include_trained else unseen
     request = ThresholdRequest(false_alarms, confidence, tail_fit)
     request.threshold(np.arange(float(len(samples))))  # refuses now, before minutes of scoring
-    line, place = read_station(settings, station)
-    if line and place:
-        backend = line.engine.backend if backend == "auto" else backend
-        precision = line.engine.precision if precision == "auto" else precision
+    place, backend, precision = read_station(settings, station, backend, precision)
     chosen = choose_precision(opened, precision)
     runner = open_runner(opened, backend, chosen, threads)
     kept = is_inspected(normals)
     scorer = StationPredictor(opened, runner, place, straightened=kept) if place else Predictor(opened, runner)
     with scorer as predictor, Progress(console=console, transient=True) as progress:
         task = progress.add_task(f"scoring with {runner.name}", total=len(samples))
-        scores, used, broken = score_photos(predictor, samples, lambda: progress.advance(task))
-        samples = tuple(used)
+        scores, samples, broken = score_photos(predictor, samples, lambda: progress.advance(task))
         rows = _operating_points(predictor, samples, scores, request) if sensitivity else []
         many = len(opened.manifest.classes) > 1
         record = calibration_record(
-            scores,
-            request,
-            precision=chosen,
-            backend=runner.name,
+            scores, request, precision=chosen, backend=runner.name, tiles=place.frame.tiling() if place else (),
             classes=[s.category for s in samples] if many and not place else None,
-            tiles=place.frame.tiling() if place else (),
-        )
+        )  # fmt: skip
         record |= {"trained_on": trained, "left_out": len(broken) + len(dataset.left_out)}
         if trained and include_trained:
-            record["promise"] = (
-                f"none, since {trained} of {len(samples)} photos were trained on (otherwise: {record['promise']})"
-            )
+            words = f"none, since {trained} of {len(samples)} photos were trained on"
+            record["promise"] = f"{words} (otherwise: {record['promise']})"
         before: dict[str, Any] | None = opened.manifest.calibration
         own = place.product if place and many and place.product != ALL else ""
         after = with_product(before, record, own) if own else record
@@ -113,15 +99,13 @@ def command(
         opened = Artifact.create(out, opened.manifest, {name: opened.file(name) for name in opened.manifest.files})
         inherit(artifact, opened.path)
     opened.update(calibration=after)
-    _say(console, record, scores.image_scores, [sample.path for sample in samples], rows)
-    if before and len(before.get("score_quantiles", ())) == 101:
-        moved = median_shift(before["score_quantiles"], scores.image_scores)
-        console.print(f"the median score moved by {moved:+.2f} interquartile ranges since the last calibration")
+    _say(console, record, scores.image_scores, [sample.path for sample in samples], rows, before)
     typer.echo(json.dumps({**record, "sensitivity": [row._asdict() for row in rows]} if rows else record))
 
 
 def _unseen(console: Console, artifact: Any, samples: Any, folder: Path, include_trained: bool) -> Any:
     """The samples that training didn't see, as far as the artifact knows; says how many others there are."""
+    from edge_ad.artifact import is_known_photo
     from edge_ad.errors import DataError
 
     known = artifact.trained_on()
@@ -131,7 +115,7 @@ def _unseen(console: Console, artifact: Any, samples: Any, folder: Path, include
             "them, or the threshold will be too low"
         )
         return samples
-    unseen = tuple(sample for sample in samples if not _seen(sample.path, known))
+    unseen = tuple(sample for sample in samples if not is_known_photo(sample.path, known))
     trained = len(samples) - len(unseen)
     if not trained:
         return unseen
@@ -146,16 +130,6 @@ def _unseen(console: Console, artifact: Any, samples: Any, folder: Path, include
         + ("scored all the same, so nothing is promised" if include_trained else "they are left out")
     )
     return unseen
-
-
-def _seen(path: Path, known: frozenset[str]) -> bool:
-    from edge_ad.artifact import photo_key
-    from edge_ad.errors import ArtifactError
-
-    try:
-        return photo_key(path) in known
-    except ArtifactError:  # it can't be read: left out, with its reason, when it is to be scored
-        return False
 
 
 def _need_caught(console: Console, results: Any, scores: Any) -> None:
@@ -175,23 +149,6 @@ def _need_caught(console: Console, results: Any, scores: Any) -> None:
         console.print(f"it catches all {len(results)} confirmed misses")
 
 
-def read_station(path: Path | None, name: str) -> tuple[Any, Any]:
-    """The settings and their station of that name; (None, None) without settings."""
-    from edge_ad.errors import ConfigError
-    from edge_ad.runtime.settings import read_settings
-
-    if path is None:
-        if name:
-            raise ConfigError(f"--station {name} without --settings", "name the settings file that has it")
-        return None, None
-    settings = read_settings(path)
-    known = [station.name for station in settings.station]
-    found = [station for station in settings.station if name in ("", station.name)]
-    if len(found) != 1:
-        raise ConfigError(f"{path} has the stations {', '.join(known)}", "choose one of them with --station")
-    return settings, found[0]
-
-
 def _operating_points(predictor: Any, samples: Any, scores: Any, request: Any) -> list[Any]:
     """Operating points from one synthetic defect on every good part."""
     from edge_ad.calibrate.calibration import operating_points, score_frames
@@ -201,7 +158,11 @@ def _operating_points(predictor: Any, samples: Any, scores: Any, request: Any) -
     return operating_points(scores, defects, request)
 
 
-def _say(console: Console, record: dict[str, Any], scores: Any, paths: list[Path], rows: list[Any]) -> None:
+def _say(
+    console: Console, record: dict[str, Any], scores: Any, paths: list[Path], rows: list[Any], before: Any
+) -> None:
+    from edge_ad.calibrate.calibration import median_shift
+
     console.print(
         f"image threshold {record['image_threshold']:.4g}, pixel threshold {record['pixel_threshold']:.4g} "
         f"from {record['normals']} good parts"
@@ -212,6 +173,9 @@ def _say(console: Console, record: dict[str, Any], scores: Any, paths: list[Path
         console.print(f"  {scores[index]:.4g}  {paths[index]}", soft_wrap=True)
     if rows:
         _show_operating_points(console, rows, len(scores))
+    if before and len(before.get("score_quantiles", ())) == 101:
+        moved = median_shift(before["score_quantiles"], scores)
+        console.print(f"the median score moved by {moved:+.2f} interquartile ranges since the last calibration")
 
 
 def _show_operating_points(console: Console, rows: list[Any], normals: int) -> None:

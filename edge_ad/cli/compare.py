@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -21,11 +21,15 @@ def command(
 ) -> None:
     """Run two engines or precisions on the same photos, and say how far apart their outputs are."""
     from edge_ad.artifact import Artifact
-    from edge_ad.export.compare import QUANTILES, compare
+    from edge_ad.export.compare import QUANTILES, compare, open_any_runner
     from edge_ad.export.targets import load_normals
 
     opened = Artifact.open(artifact)
-    ours, theirs = (_runner(opened, name, threads) for name in (first, second))
+    # without a precision, the one that was calibrated
+    ours, theirs = (
+        open_any_runner(opened, backend, precision or "auto", threads)
+        for backend, _, precision in (name.partition(":") for name in (first, second))
+    )
     found = compare(ours, theirs, (image[None] for image in load_normals(opened, photos, images)))
     ours.close()
     theirs.close()
@@ -42,15 +46,3 @@ def command(
         f"{found.pixel_correlation:.5f}, root mean square difference {found.pixel_error:.3g} standard deviations"
     )
     typer.echo(json.dumps(found.to_dict()))
-
-
-def _runner(artifact: Any, name: str, threads: int | None) -> Any:
-    """The runner that `name` stands for; without a precision, the one that was calibrated."""
-    from edge_ad.runtime.engines.runner import open_runner
-
-    backend, _, precision = name.partition(":")
-    if backend == "torch":
-        from edge_ad.export.torch_runner import TorchRunner
-
-        return TorchRunner(artifact, threads)
-    return open_runner(artifact, backend, precision or "auto", threads)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -13,9 +14,6 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from edge_ad.cli.progress import TerminalProgress
-
-if TYPE_CHECKING:
-    from edge_ad.artifact import Artifact
 
 
 def command(
@@ -45,8 +43,8 @@ def command(
     from edge_ad.data.images import encode_image
     from edge_ad.data.samples import scan
     from edge_ad.evaluation import category_calibrations, evaluate, provenance
+    from edge_ad.export.compare import open_any_runner
     from edge_ad.report import Gallery, draw_sheet, write_report
-    from edge_ad.runtime.engines.runner import open_runner
 
     words = Console(stderr=True, highlight=False)
     opened = Artifact.open(artifact)
@@ -60,17 +58,9 @@ def command(
             check_target(target)
     if sheet:
         encode_image(np.zeros((1, 1), np.uint8), sheet.suffix)  # refuse an unknown ending now, not after minutes
-    runner: Any = (
-        _torch_runner(opened, threads) if backend == "torch" else open_runner(opened, backend, precision, threads)
-    )
+    runner = open_any_runner(opened, backend, precision, threads, device=None)
     calibrations = category_calibrations(opened.manifest.calibration, dataset.categories)
-    own = (opened.manifest.calibration or {}).get("per_class") or {}
-    if own and (strangers := sorted(set(dataset.categories) - own.keys())):
-        words.print(
-            f"no threshold of its own for {', '.join(strangers)}: the common one holds; the artifact's products are "
-            f"{', '.join(sorted(own))}, known by the names of their folders",
-            style="yellow", markup=False, soft_wrap=True,
-        )  # fmt: skip
+    _say_products(words, opened.manifest.calibration, dataset.categories)
     gallery = Gallery()
     with TerminalProgress() as progress:
         progress.phase(f"measuring with {runner.name}", len(dataset.test))
@@ -105,13 +95,15 @@ def command(
         words.print(f"report: {report}", soft_wrap=True)
 
 
-def _torch_runner(artifact: Artifact, threads: int | None) -> Any:
-    """The trained weights themselves, on CUDA where there is one: the reference for every export."""
-    import torch
-
-    from edge_ad.export.torch_runner import TorchRunner
-
-    return TorchRunner(artifact, threads, "cuda" if torch.cuda.is_available() else "cpu")
+def _say_products(words: Console, calibration: dict[str, Any] | None, categories: Sequence[str]) -> None:
+    """Which categories are none of the artifact's products, where it has thresholds for several."""
+    own = (calibration or {}).get("per_class") or {}
+    if own and (strangers := sorted(set(categories) - own.keys())):
+        words.print(
+            f"no threshold of its own for {', '.join(strangers)}: the common one holds; the artifact's products are "
+            f"{', '.join(sorted(own))}, known by the names of their folders",
+            style="yellow", markup=False, soft_wrap=True,
+        )  # fmt: skip
 
 
 def _say(words: Console, result: Any) -> None:

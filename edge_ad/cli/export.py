@@ -64,19 +64,10 @@ def command(
     from edge_ad.export import targets
     from edge_ad.export.job import ExportOptions, export_precision
     from edge_ad.export.speed import build_fastest
-    from edge_ad.export.speed import words as speed_lines
     from edge_ad.runtime.engines.runner import GRAPHS
 
     console = Console(stderr=True, highlight=False)
-    if target not in TARGETS:
-        raise ConfigError(f"unknown target '{target}'", f"use one of: {', '.join(TARGETS)}")
-    if fp16 + int8 + fp32 > 1:
-        raise ConfigError("more than one precision was asked for", "choose one of --fp32, --fp16, --int8")
-    if normals is None and (data is not None or skip):
-        raise ConfigError(
-            "--data and --skip say how a graph is made and judged, and without --normals none is",
-            "add --normals DIR",
-        )
+    _check(target, fp16 + int8 + fp32, normals, data is not None or bool(skip))
     opened = Artifact.open(artifact)
     if normals is not None or target.startswith("tensorrt"):
         opened.check_writable(opened.manifest.files[GRAPHS["fp32"]].bytes if opened.has(GRAPHS["fp32"]) else 1 << 20)
@@ -114,14 +105,13 @@ def command(
             if normals is not None:
                 result = export_precision(opened, precision, good, metrics_of, options, say)
             built = targets.write_target(opened, target, precision, wanted, say)
-    if choose:
-        console.print("\n".join(map(escape, speed_lines(result["speed"]))), soft_wrap=True)
-    elif normals is not None:
+    if choose or normals is not None:
         _show(console, result)
     for path in built:
         console.print(f"wrote {path}", soft_wrap=True)
-    calibrated = (opened.manifest.calibration or {}).get("precision", "fp32")
-    if opened.manifest.calibration and calibrated != precision and target in ("onnx", "tensorrt", "tensorrt-rtx"):
+    calibration = opened.manifest.calibration
+    calibrated = calibration.get("precision", "fp32") if calibration else precision
+    if calibrated != precision and target in ("onnx", "tensorrt", "tensorrt-rtx"):
         console.print(
             f"the threshold was computed from {calibrated} scores: `edgead calibrate {artifact} --normals DIR "
             f"--false-alarms P --precision {precision}` makes the promise hold, and `edgead run` use it"
@@ -129,7 +119,28 @@ def command(
     typer.echo(json.dumps({**result, "files": [str(path) for path in built]}))
 
 
+def _check(target: str, precisions: int, normals: Path | None, judged: bool) -> None:
+    """ConfigError for options that don't go together. precisions: how many; judged: whether --data or --skip is."""
+    from edge_ad.errors import ConfigError
+
+    if target not in TARGETS:
+        raise ConfigError(f"unknown target '{target}'", f"use one of: {', '.join(TARGETS)}")
+    if precisions > 1:
+        raise ConfigError("more than one precision was asked for", "choose one of --fp32, --fp16, --int8")
+    if normals is None and judged:
+        raise ConfigError(
+            "--data and --skip say how a graph is made and judged, and without --normals none is",
+            "add --normals DIR",
+        )
+
+
 def _show(console: Console, record: dict[str, Any]) -> None:
+    """What the gate measured, or the speeds that a choice rests on."""
+    from edge_ad.export.speed import words
+
+    if "speed" in record:
+        console.print("\n".join(map(escape, words(record["speed"]))), soft_wrap=True)
+        return
     kind = record["precision"].upper()
     table = Table(
         "metric", "PyTorch" if kind == "FP32" else "FP32", kind, "change, points", title="what the export lost"

@@ -82,11 +82,11 @@ def command(
 
 
 def _known(settings: Path | None, station: str, product: str, by: str, note: str) -> Known:
-    from edge_ad.cli.calibrate import read_station
     from edge_ad.config import to_plain
     from edge_ad.data.feedback import Known
+    from edge_ad.runtime.settings import read_station
 
-    _, place = read_station(settings, station)
+    place, _, _ = read_station(settings, station)
     tables: dict[str, Any] = {}
     if place is not None:
         tables = {"frame": to_plain(place.frame), "policy": {"regions": to_plain(place.policy.regions)}}

@@ -52,38 +52,30 @@ def train(
     most half of it goes to a diffusion model. weights: the teacher's, as `find_weights` takes them. ddpm: folder of a
     diffusion model to use or go on training. triplets: folder of written triplets, instead of drawing any.
     feedback: the artifact that ran until now (default: the one at `out`): good parts that it rejected are trained on,
-    and confirmed misses are handed on to the new one.
-    resume: go on where an interrupted run of the same settings, photos and weights stopped.
+    and confirmed misses are handed on to the new one. resume: go on where an interrupted run of the same settings,
+    photos and weights stopped.
     Raises DataError for a folder without usable photos or for too few, ConfigError for settings that can't be,
     ArtifactError when `out` is something else than an artifact.
     """
     began = time.monotonic()
     progress = progress or NoProgress()
     config = config or Config.named("edge")
-    out = Path(out)
-    check_output(out)
+    check_output(out := Path(out))
     check_device(device)
     written = None if triplets is None else WrittenTriplets(triplets)
     if not isinstance(photos, Photos):
         photos = find_photos([photos] if isinstance(photos, str | Path) else photos)
-    generated = None
-    if written is None:
-        generated, _ = draw_anomaly_images(
-            photos,
-            config.synthesis,
-            ddpm or work_folder(out, "ddpm"),
-            progress,
-            seed=config.training.seed,
-            max_minutes=None if max_minutes is None else max_minutes / 2,
-            device=device,
-        )
+    generated, _ = (None, None) if written else draw_anomaly_images(
+        photos, config.synthesis, ddpm or work_folder(out, "ddpm"), progress, seed=config.training.seed,
+        max_minutes=None if max_minutes is None else max_minutes / 2, device=device,
+    )  # fmt: skip
     source = choose_triplets(config, photos, generated, written)
     detector, teacher = new_detector(config, photos.median_size(), weights)
     normals, held_out = split_held_out(photos.samples, config.training.held_out, config.training.seed)
     rejected = rejected_good(feedback or out, photos.categories)
     if rejected:
         progress.say(f"{len(rejected)} good parts that were rejected join the training", "cyan")
-        normals += rejected
+    normals += rejected
     if max_minutes is not None:
         max_minutes -= (time.monotonic() - began) / 60
     key = run_key(config, [*photos.samples, *rejected], source, teacher.sha256)
@@ -92,8 +84,8 @@ def train(
     fitted = fit(run, detector, features)
     measure_normals(run, detector, held_out, photos.reader)
     if is_first_process():
-        record = _record(run, fitted, normals, held_out, features, photos)
         progress.phase("writing the artifact", 1)
+        record = _record(run, fitted, normals, held_out, features, photos)
         artifact = write_artifact(out, detector, config, teacher, normals, photos.categories, record)
         set_first_threshold(artifact, held_out, photos.reader, progress)
         _say_misses(artifact, feedback, progress)

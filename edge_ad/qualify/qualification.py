@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edge_ad.artifact import Artifact, photo_key, write_atomically
+from edge_ad.artifact import Artifact, is_known_photo, write_atomically
 from edge_ad.data.loader import PhotoReader
 from edge_ad.data.samples import Problem, Sample, scan
 from edge_ad.errors import ConfigError, DataError
@@ -21,7 +21,7 @@ from edge_ad.runtime.engines.runner import choose_precision, open_runner
 from edge_ad.runtime.line.station_predictor import StationPredictor
 from edge_ad.runtime.predictor import Predictor
 from edge_ad.runtime.products import calibration_for
-from edge_ad.runtime.settings import read_settings
+from edge_ad.runtime.settings import read_station
 
 SKIPPABLE = ("probes", "map", "robustness", "speed")
 log = logging.getLogger(__name__)
@@ -132,23 +132,9 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def _predictor(artifact: Artifact, options: QualifyOptions) -> Predictor:
-    precision, backend = options.precision, options.backend
-    place = None
-    if options.settings is not None:
-        settings = read_settings(options.settings)
-        found = [one for one in settings.station if options.station in ("", one.name)]
-        if len(found) != 1:
-            raise ConfigError(
-                f"{options.settings} has the stations {', '.join(one.name for one in settings.station)}",
-                "choose one of them with --station",
-            )
-        place = found[0]
-        backend = settings.engine.backend if backend == "auto" else backend
-        precision = settings.engine.precision if precision == "auto" else precision
+    place, backend, precision = read_station(options.settings, options.station, options.backend, options.precision)
     runner = open_runner(artifact, backend, choose_precision(artifact, precision), options.threads)
-    return (
-        Predictor(artifact, runner, options.product) if place is None else StationPredictor(artifact, runner, place)
-    )
+    return StationPredictor(artifact, runner, place) if place else Predictor(artifact, runner, options.product)
 
 
 def _unseen(artifact: Artifact, folder: Path) -> tuple[list[Sample], int]:
@@ -160,7 +146,7 @@ def _unseen(artifact: Artifact, folder: Path) -> tuple[list[Sample], int]:
             "this artifact keeps no record of its training photos: make sure that none of these is among them"
         )
         return list(samples), 0
-    unseen = [sample for sample in samples if photo_key(sample.path) not in known]
+    unseen = [sample for sample in samples if not is_known_photo(sample.path, known)]
     if not unseen:
         raise DataError(
             f"all {len(samples)} good photos in {folder} were trained on",

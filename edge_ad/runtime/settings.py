@@ -305,6 +305,28 @@ def read_settings(path: str | Path) -> RunSettings:
     return settings_from(read_toml(path))
 
 
+def read_station(
+    path: Path | None, name: str, backend: str = "auto", precision: str = "auto"
+) -> tuple[StationSettings | None, str, str]:
+    """The station of a settings file, and backend and precision: those given, or the settings' for `auto`.
+
+    path: None for no settings, then there is no station. name: may be empty where there is one station only.
+    """
+    if path is None:
+        _need(not name, f"--station {name} without --settings", "name the settings file that has it")
+        return None, backend, precision
+    settings = read_settings(path)
+    found = [station for station in settings.station if name in ("", station.name)]
+    known = ", ".join(station.name for station in settings.station)
+    _need(len(found) == 1, f"{path} has the stations {known}", "choose one of them with --station")
+    own = settings.engine
+    return (
+        found[0],
+        own.backend if backend == "auto" else backend,
+        own.precision if precision == "auto" else precision,
+    )
+
+
 def settings_from(data: Mapping[str, Any]) -> RunSettings:
     """The same from plain tables."""
     settings = read_section(RunSettings, data, "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,29 +68,12 @@ def write_triplets(
         notes: added to the manifest, e.g. the settings.
         progress: called with (done, count).
     """
-    drawn_again: Counter[str] = Counter()
-    rejected: Counter[str] = Counter()
+    draw = _TripletDrawer(frames, sources, fault, foreground, visible)
     records: list[dict[str, Any]] = []
     shown: list[tuple[Triplet, str]] = []
     open_folder(out)
     write_atomically(out / MANIFEST, json.dumps({"triplets": None}).encode())
     shards = ShardWriter(out, per_shard) if per_shard else None
-
-    def draw(rng: np.random.Generator) -> tuple[Triplet, int, str]:
-        for _ in range(ATTEMPTS):
-            number = int(rng.integers(len(frames)))
-            source = choose(sources, rng)
-            frame = frames[number]
-            inside = find_foreground(frame) if foreground else None
-            triplet = make_triplet(frame, rng, [(source, 1.0)], inside=inside, visible=visible, rejected=drawn_again)
-            reason = fault(triplet)
-            if reason is None:
-                return triplet, number, source.name
-            rejected[reason] += 1
-        raise DataError(
-            f"{ATTEMPTS} triplets in a row were rejected: {dict(rejected)}",
-            "loosen the limit, or use another source of defects",
-        )
 
     for index in range(count):
         triplet, number, source = draw(np.random.default_rng([seed, index]))
@@ -108,8 +92,8 @@ def write_triplets(
         "seed": seed,
         "count": count,
         "by_source": dict(Counter(record["source"] for record in records)),
-        "drawn_again": dict(drawn_again),
-        "rejected": dict(rejected),
+        "drawn_again": dict(draw.drawn_again),
+        "rejected": dict(draw.rejected),
         **(notes or {}),
         "triplets": records,
     }
@@ -118,6 +102,38 @@ def write_triplets(
         write_atomically(out / SHEET, encode_image(sheet))
     write_atomically(out / MANIFEST, json.dumps(manifest, indent=1).encode())
     return manifest
+
+
+@dataclass
+class _TripletDrawer:
+    """Draws triplets until one has no fault; counts what was drawn again, and what `fault` rejected."""
+
+    frames: NormalFrames
+    sources: Sequence[tuple[DefectSource, float]]
+    fault: Callable[[Triplet], str | None]
+    foreground: bool
+    visible: float
+    drawn_again: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+
+    def __call__(self, rng: np.random.Generator) -> tuple[Triplet, int, str]:
+        """The triplet, the number of its normal frame, and its source's name."""
+        for _ in range(ATTEMPTS):
+            number = int(rng.integers(len(self.frames)))
+            source = choose(self.sources, rng)
+            frame = self.frames[number]
+            inside = find_foreground(frame) if self.foreground else None
+            triplet = make_triplet(
+                frame, rng, [(source, 1.0)], inside=inside, visible=self.visible, rejected=self.drawn_again
+            )
+            reason = self.fault(triplet)
+            if reason is None:
+                return triplet, number, source.name
+            self.rejected[reason] += 1
+        raise DataError(
+            f"{ATTEMPTS} triplets in a row were rejected: {dict(self.rejected)}",
+            "loosen the limit, or use another source of defects",
+        )
 
 
 def open_folder(out: Path) -> None:
