@@ -13,7 +13,8 @@ from edge_ad.config import read_section
 from edge_ad.data.feedback import Entry, entries
 from edge_ad.data.images import preprocess, read_image
 from edge_ad.errors import ConfigError, DataError
-from edge_ad.runtime.engines.runner import Runner, choose_precision, open_runner
+from edge_ad.runtime.engines.opening import choose_precision, open_runner
+from edge_ad.runtime.engines.runner import Runner
 from edge_ad.runtime.line.geometry import FrameFixer, cut_tiles, merge_tiles
 from edge_ad.runtime.line.policy import Policy
 from edge_ad.runtime.products import ALL, calibration_for

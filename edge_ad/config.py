@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 import sys
 import types
 import typing
@@ -366,3 +367,10 @@ _NANO = Config(
     ),
 )
 PRESETS = {"paper": _PAPER, "edge": _EDGE, "nano": _NANO}
+
+
+def cache_folder() -> Path:
+    """`$EDGE_AD_CACHE`, or edge_ad in the user's cache folder."""
+    if given := os.environ.get("EDGE_AD_CACHE"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge_ad"

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_ad.artifact import Artifact
-from edge_ad.runtime.engines.runner import OUTPUTS, Array, Outputs, Runner, open_runner
+from edge_ad.runtime.engines.opening import open_runner
+from edge_ad.runtime.engines.runner import OUTPUTS, Array, Outputs, Runner
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from edge_ad.artifact import Artifact
 from edge_ad.calibrate import confirmed
+from edge_ad.calibrate.golden import add_golden
 from edge_ad.calibrate.int8 import Method, measure_ranges
 from edge_ad.errors import ConfigError, DataError
 from edge_ad.export import gate
@@ -93,6 +94,7 @@ def export_precision(
     record = {**report.to_dict(), **details, "accepted_loss": options.accept_loss and not report.passed}
     artifact.add(GRAPHS[precision], with_metadata(graph, precision=precision))
     record["bytes"] = {name: artifact.manifest.files[name].bytes for name in (GRAPHS["fp32"], GRAPHS[precision])}
+    add_golden(artifact, held, [precision])
     artifact.update(reports={f"export.{precision}": record})
     return record
 

@@ -48,6 +48,15 @@ def _ctrl_c_is_heard() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _engines_are_remembered_elsewhere(tmp_path_factory) -> Iterator[None]:
+    """The user's own cache keeps no choice that a test made."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edge_ad.runtime.engines.choice.cache_folder", lambda: folder)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_config() -> Config:
     """The edge preset with a 6-block ViT of width 64: every part is there, all of it small."""

@@ -13,7 +13,8 @@ from edge_ad.artifact import Artifact
 from edge_ad.bench.rows import device_name, revision, version_of
 from edge_ad.errors import BackendError
 from edge_ad.export.compare import open_any_runner
-from edge_ad.runtime.engines.runner import GRAPHS, open_runner
+from edge_ad.runtime.engines.opening import open_runner
+from edge_ad.runtime.engines.runner import GRAPHS
 
 FIELDS = (
     "date", "revision", "device", "artifact", "backend", "precision", "versions", "threads", "batch", "shape",

@@ -46,14 +46,14 @@ def command(
     The threshold belongs to pictures that are inspected as these were scored. A line that straightens, cuts or tiles
     its pictures, or whose artifact knows several products, is calibrated with its own --settings.
     """
-    from edge_ad.artifact import Artifact, check_folder
+    from edge_ad.artifact import Artifact
     from edge_ad.calibrate.calibration import ThresholdRequest, calibration_record, score_photos, with_product
     from edge_ad.calibrate.confirmed import examine_misses
+    from edge_ad.calibrate.golden import add_golden_photos
     from edge_ad.data.feedback import inherit
     from edge_ad.data.loader import log_left_out
     from edge_ad.data.samples import scan
-    from edge_ad.errors import DataError
-    from edge_ad.runtime.engines.runner import choose_precision, open_runner
+    from edge_ad.runtime.engines.opening import open_fastest
     from edge_ad.runtime.line.station_predictor import StationPredictor
     from edge_ad.runtime.predictor import Predictor
     from edge_ad.runtime.products import ALL
@@ -62,9 +62,7 @@ def command(
 
     console = Console(stderr=True, highlight=False)
     opened = Artifact.open(artifact)
-    if out is not None and out.exists():
-        raise DataError(f"{out} exists", "choose another --out folder")
-    opened.check_writable() if out is None else check_folder(out, opened.size() + (1 << 20))
+    _check_target(opened, out)
     dataset = scan(normals)
     samples: Any = dataset.normals
     unseen = _unseen(console, opened, samples, normals, include_trained)
@@ -73,10 +71,11 @@ def command(
     request = ThresholdRequest(false_alarms, confidence, tail_fit)
     request.threshold(np.arange(float(len(samples))))  # refuses now, before minutes of scoring
     place, backend, precision = read_station(settings, station, backend, precision)
-    chosen = choose_precision(opened, precision)
-    runner = open_runner(opened, backend, chosen, threads)
-    kept = is_inspected(normals)
-    scorer = StationPredictor(opened, runner, place, straightened=kept) if place else Predictor(opened, runner)
+    if out is None:
+        add_golden_photos(opened, [sample.path for sample in samples])
+    runner, chosen, _ = open_fastest(opened, backend, precision, threads)
+    straight = is_inspected(normals)
+    scorer = StationPredictor(opened, runner, place, straightened=straight) if place else Predictor(opened, runner)
     with scorer as predictor, Progress(console=console, transient=True) as progress:
         task = progress.add_task(f"scoring with {runner.name}", total=len(samples))
         scores, samples, broken = score_photos(predictor, samples, lambda: progress.advance(task))
@@ -98,9 +97,22 @@ def command(
     if out is not None:
         opened = Artifact.create(out, opened.manifest, {name: opened.file(name) for name in opened.manifest.files})
         inherit(artifact, opened.path)
+        add_golden_photos(opened, [sample.path for sample in samples])
     opened.update(calibration=after)
     _say(console, record, scores.image_scores, [sample.path for sample in samples], rows, before)
     typer.echo(json.dumps({**record, "sensitivity": [row._asdict() for row in rows]} if rows else record))
+
+
+def _check_target(artifact: Any, out: Path | None) -> None:
+    """Refuse now, before minutes of scoring, what couldn't be written then."""
+    from edge_ad.artifact import check_folder
+    from edge_ad.errors import DataError
+
+    if out is None:
+        return artifact.check_writable()
+    if out.exists():
+        raise DataError(f"{out} exists", "choose another --out folder")
+    return check_folder(out, artifact.size() + (1 << 20))
 
 
 def _unseen(console: Console, artifact: Any, samples: Any, folder: Path, include_trained: bool) -> Any:

@@ -13,12 +13,17 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from edge_ad.errors import ConfigError, EdgeAdError
+
+if TYPE_CHECKING:
+    from edge_ad.bench.engines import EngineRow
 
 console = Console(highlight=False)
 Level = Literal["good", "missing", "broken"]
@@ -36,23 +41,67 @@ class Finding:
 
 
 def command(
-    artifact: str = typer.Argument("", help="Also check this artifact."),
+    artifact: str = typer.Argument("", help="Also check this artifact, and time its graphs in every engine."),
+    cycle_ms: float | None = typer.Option(
+        None, "--cycle-ms", min=0.001, help="Say whether the line's cycle time is kept, and what would keep it."
+    ),
     json_output: bool = typer.Option(False, "--json", help="Print the findings as JSON."),
 ) -> None:
     """Say what this machine can run and what is missing.
 
     Exit code 1 when something that every run needs is broken.
     """
+    if cycle_ms is not None and not artifact:
+        raise ConfigError("--cycle-ms says how fast an artifact must be, and none was named", "name its folder")
     findings = list(examine(artifact))
+    rows, advice = _measure(artifact, cycle_ms) if artifact else ([], "")
     if json_output:
-        typer.echo(json.dumps([asdict(finding) for finding in findings]))
+        printed: list[dict[str, object]] = [asdict(finding) for finding in findings]
+        printed += [{"what": "graph", **row.to_dict()} for row in rows]
+        printed += [{"what": "cycle time", "found": advice}] if advice else []
+        typer.echo(json.dumps(printed))
     else:
         table = Table("", "", "found", "what to do", box=None, padding=(0, 2, 0, 0))
         for finding in findings:
             table.add_row(finding.what, MARKS[finding.level], escape(finding.found), escape(finding.advice))
         console.print(table)
+        _print_engines(rows)
+        if advice:
+            console.print(advice, soft_wrap=True)
     if any(finding.level == "broken" for finding in findings):
         raise typer.Exit(1)
+
+
+def _measure(path: str, cycle_ms: float | None) -> tuple[list[EngineRow], str]:
+    """Every graph in every engine here, and what a cycle time says to that; nothing for a broken artifact."""
+    from edge_ad.artifact import Artifact
+    from edge_ad.bench.engines import advise, measure_engines
+    from edge_ad.runtime.engines.opening import open_runner
+
+    try:
+        opened = Artifact.open(path)
+        runner = open_runner(opened)
+        name = runner.name
+        runner.close()
+        with Console(stderr=True).status("timing") as status:
+            rows = measure_engines(opened, current=name, advance=lambda text: status.update(f"timing {text}"))
+    except EdgeAdError:  # the findings say it
+        return [], ""
+    return rows, advise(rows, cycle_ms, tokens=opened.config.model.tokens) if cycle_ms else ""
+
+
+def _print_engines(rows: list[EngineRow]) -> None:
+    if not rows:
+        return
+    title = "graphs in the engines of this machine (deviation from the export, in standard deviations)"
+    table = Table("engine", "graph", "self-test", "deviation", "allowed", "p50 ms", "p99 ms", "", title=title)
+    for row in rows:
+        figures = (row.deviation, row.tolerance, row.p50_ms, row.p99_ms)
+        table.add_row(
+            row.backend, row.precision, row.state, *("" if value is None else f"{value:.3g}" for value in figures),
+            "in use" if row.current else escape(row.reason),
+        )  # fmt: skip
+    console.print(table)
 
 
 def examine(artifact: str = "") -> Iterator[Finding]:
@@ -181,12 +230,13 @@ def _gpio() -> Iterator[Finding]:
 
 
 def _weights() -> Iterator[Finding]:
+    from edge_ad.config import cache_folder
+
     if not _installed("torch"):
         yield Finding("training", "missing", "torch is not installed", "pip install 'edge-ad[train]'; runs need none")
         return
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    own = Path(os.environ.get("EDGE_AD_CACHE") or home / "edge_ad")
-    caches = [Path(os.environ.get("HF_HOME") or home / "huggingface"), own / "weights"]
+    caches = [Path(os.environ.get("HF_HOME") or home / "huggingface"), cache_folder() / "weights"]
     found = ", ".join(str(cache) for cache in caches if cache.is_dir() and any(cache.iterdir()))
     advice = "fetched at the first training, or give `edgead train --weights FILE`; runs need none"
     yield _either(found, "teacher weights", f"a cache in {found}", "no local cache", advice)
@@ -218,7 +268,6 @@ def _disk() -> Iterator[Finding]:
 
 def _artifact(path: str) -> Iterator[Finding]:
     from edge_ad.artifact import Artifact
-    from edge_ad.errors import EdgeAdError
     from edge_ad.runtime.engines.loaded import Engine
     from edge_ad.runtime.settings import EngineSettings
 

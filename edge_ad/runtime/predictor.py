@@ -18,7 +18,8 @@ from edge_ad.artifact import Artifact
 from edge_ad.data.any_image import frame_of, is_array
 from edge_ad.data.images import images_below, preprocess
 from edge_ad.errors import BackendError, DataError
-from edge_ad.runtime.engines.runner import Array, Outputs, Runner, choose_precision, log_once, open_runner
+from edge_ad.runtime.engines.opening import choose_precision, open_runner
+from edge_ad.runtime.engines.runner import Array, Outputs, Runner, log_once
 from edge_ad.runtime.overlay import score_scale
 from edge_ad.runtime.prediction import Prediction
 from edge_ad.runtime.products import ALL, calibration_for
@@ -188,7 +189,7 @@ def load(
     """The trained detector in the folder `path`, ready for `.predict(picture)`. Needs no torch.
 
     product: whose threshold holds, for an artifact that was trained on several; "all" for their common one.
-    backend, precision, threads: as `edge_ad.runtime.engines.runner.open_runner` takes them.
+    backend, precision, threads: as `edge_ad.runtime.engines.opening.open_runner` takes them.
     """
     artifact = Artifact.open(path)
     calibration_for(artifact.manifest, product)  # refuse an ambiguous product before the graph is loaded

@@ -46,6 +46,7 @@ class Verdict:
     reason: one sentence for a person
     latency_ms: milliseconds by stage; `total` runs from capture to decision
     artifact: first 16 characters of the hash of the artifact's manifest
+    engine: what computed the scores and passed the self-test, such as `openvino-cpu int8`; empty in old records
     """
 
     id: str
@@ -62,6 +63,7 @@ class Verdict:
     reason: str = ""
     latency_ms: Mapping[str, float] = field(default_factory=dict)
     artifact: str = ""
+    engine: str = ""
 
     def __post_init__(self) -> None:
         for name in ("source", "part", "reason"):

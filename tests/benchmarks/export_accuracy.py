@@ -22,7 +22,8 @@ from edge_ad.export.compare import compare
 from edge_ad.export.gate import ALL_METRICS
 from edge_ad.export.job import ExportOptions, export_precision
 from edge_ad.export.targets import load_normals, metrics_on
-from edge_ad.runtime.engines.runner import GRAPHS, open_runner
+from edge_ad.runtime.engines.opening import open_runner
+from edge_ad.runtime.engines.runner import GRAPHS
 
 FIELDS = (
     "date", "revision", "device", "category", "backend", "precision", "versions", "shape", "bytes", "left_in_float",

@@ -11,7 +11,7 @@ from edge_ad.cli import main
 from edge_ad.data.feedback import Known, add, entries
 from edge_ad.data.images import write_image
 from edge_ad.errors import DataError
-from edge_ad.runtime.engines.runner import open_runner
+from edge_ad.runtime.engines.opening import open_runner
 
 REGION = {"name": "rim", "box": [0, 0, 8, 8], "ignore": True}
 

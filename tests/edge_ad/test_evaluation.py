@@ -17,7 +17,7 @@ from edge_ad.data.samples import scan
 from edge_ad.errors import DataError
 from edge_ad.evaluation import category_calibrations, evaluate, provenance
 from edge_ad.report import Gallery, write_report
-from edge_ad.runtime.engines.runner import open_runner
+from edge_ad.runtime.engines.opening import open_runner
 from edge_ad.runtime.predictor import Predictor
 
 FIXED_KEYS = {"i_auroc", "p_auroc", "aupro", "f1_max"}

@@ -17,7 +17,7 @@ from edge_ad.export.engine import build_engine, engine_graph
 from edge_ad.export.job import ExportOptions, export_precision
 from edge_ad.runtime.engines import tensorrt as backends_tensorrt
 from edge_ad.runtime.engines import tensorrt_build as tensorrt_engine
-from edge_ad.runtime.engines.runner import open_runner
+from edge_ad.runtime.engines.opening import open_runner
 from edge_ad.runtime.engines.tensorrt_build import EngineOptions, EngineRecord, build_engine_bytes, load_tensorrt
 
 WHEELS = {"10": "tensorrt-cu12-bindings==10.16.1.11", "11": "tensorrt-cu13-bindings==11.4.0.106"}

@@ -8,7 +8,7 @@ import pytest
 from edge_ad.artifact import Artifact
 from edge_ad.cli import main
 from edge_ad.data.images import write_image
-from edge_ad.runtime.engines.runner import open_runner
+from edge_ad.runtime.engines.opening import open_runner
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from edge_ad.data.images import preprocess
 from edge_ad.errors import ConfigError
 from edge_ad.export.frames import frames_graph, resize_matrix
 from edge_ad.export.triton_server import write_repository
-from edge_ad.runtime.engines.runner import OUTPUTS, open_runner
+from edge_ad.runtime.engines.opening import open_runner
+from edge_ad.runtime.engines.runner import OUTPUTS
 
 
 @pytest.mark.parametrize("size", [(64, 64), (100, 150), (48, 64), (64, 40), (37, 53), (480, 640)])

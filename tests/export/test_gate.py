@@ -17,7 +17,8 @@ from edge_ad.export.compare import compare, pearson, ranks
 from edge_ad.export.gate import ALL_METRICS, judge, measure
 from edge_ad.export.job import ExportOptions, export_precision
 from edge_ad.export.targets import metrics_on
-from edge_ad.runtime.engines.runner import Outputs, open_runner
+from edge_ad.runtime.engines.opening import open_runner
+from edge_ad.runtime.engines.runner import Outputs
 
 job = importlib.import_module("edge_ad.export.job")
 

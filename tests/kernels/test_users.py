@@ -101,7 +101,7 @@ def test_frames_and_regions_of_evaluation_and_line(backend, monkeypatch, small_a
     if reason := kernels.available_backends()[backend]:
         pytest.skip(reason)
     from edge_ad.kernels import cpp_ops
-    from edge_ad.runtime.engines.runner import open_runner
+    from edge_ad.runtime.engines.opening import open_runner
 
     monkeypatch.setenv("EDGE_AD_BACKEND", backend)
     module = reference if backend == "numpy" else cpp_ops

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from edge_ad.artifact import MANIFEST, Artifact
 from edge_ad.data.images import preprocess
 from edge_ad.errors import ArtifactError
-from edge_ad.runtime.engines.runner import Outputs, Runner, open_runner
+from edge_ad.runtime.engines.opening import open_runner
+from edge_ad.runtime.engines.runner import Outputs, Runner
 from edge_ad.runtime.settings import EngineSettings
 from edge_ad.runtime.stats import give_memory_back
 
@@ -90,7 +91,8 @@ class Engine:
     def reload_if_changed(self) -> bool:
         """Load the artifact again when its manifest changed; parts go on with the old version meanwhile.
 
-        A new version that is damaged, foreign or doesn't run is refused, logged, and the old one stays.
+        A new version that is damaged, foreign, doesn't run or fails its self-test is refused, logged, and the old
+        one stays.
         """
         if self._replaced:  # by now the old version is gone; its graph was large
             self._replaced = False

@@ -1,8 +1,7 @@
-"""Run an artifact's graph: one `Runner` interface, several engines behind it, and the choice between them."""
+"""Run a graph: one `Runner` interface for all engines, with what they share."""
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +10,6 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edge_ad.artifact import Artifact
 from edge_ad.errors import BackendError
 
 Array = npt.NDArray[np.float32]
@@ -19,10 +17,6 @@ Precision = Literal["fp32", "fp16", "int8"]
 
 GRAPHS: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 OUTPUTS = ("image_score", "pixel_scores", "anomaly_map", "head_logits")
-BACKENDS = (
-    "tensorrt", "openvino", "openvino-bf16", "onnxruntime", "onnxruntime-cpu", "onnxruntime-cuda",
-    "onnxruntime-tensorrt",
-)  # fmt: skip
 
 log = logging.getLogger(__name__)
 _said: set[str] = set()
@@ -95,54 +89,6 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def open_runner(
-    artifact: Artifact, backend: str = "auto", precision: str = "auto", threads: int | None = None
-) -> Runner:
-    """Load the artifact's graph of that precision.
-
-    backend: `auto` takes OpenVINO where it computed the threshold, else an installed TensorRT with an engine in the
-    artifact that fits this GPU, else ONNX Runtime on CUDA, else on the CPU; what was skipped and why is logged once.
-    `onnxruntime` chooses between CUDA and CPU; other names are taken literally. precision: `auto` is the one the
-    threshold was calibrated with, else FP32.
-    threads: CPU threads (default: the CPUs that this process may use).
-    Raises BackendError when a backend asked for by name can't run here, ArtifactError when the graph is missing.
-    """
-    chosen = choose_precision(artifact, precision)
-    if backend != "auto" and backend not in BACKENDS:
-        raise BackendError(f"unknown backend '{backend}'", f"use one of: auto, {', '.join(BACKENDS)}")
-    if backend not in ("auto", "onnxruntime"):
-        return _opener(backend)(artifact, chosen, threads)
-    names = ["onnxruntime-cuda", "onnxruntime-cpu"]
-    if backend == "auto" and any(name.startswith("engines/") for name in artifact.manifest.files):
-        names.insert(0, "tensorrt")
-    if backend == "auto":
-        names = _calibrated_with(artifact, chosen) + names
-    for name in names[:-1]:
-        try:
-            return _opener(name)(artifact, chosen, threads)
-        except BackendError as error:
-            log_once(f"{name} can't run here: {error}")
-    return _opener(names[-1])(artifact, chosen, threads)
-
-
-def choose_precision(artifact: Artifact, precision: str) -> Precision:
-    """`auto` resolved: a threshold holds only for the scores that it was computed from."""
-    if precision == "auto":
-        calibrated = (artifact.manifest.calibration or {}).get("precision", "fp32")
-        return calibrated if calibrated in GRAPHS and artifact.has(GRAPHS[calibrated]) else "fp32"
-    if precision not in GRAPHS:
-        raise BackendError(f"unknown precision '{precision}'", f"use one of: auto, {', '.join(GRAPHS)}")
-    return precision
-
-
-def _calibrated_with(artifact: Artifact, precision: Precision) -> list[str]:
-    """OpenVINO if it computed the threshold, which holds for its scores: the other engines would be taken anyway."""
-    name, _, own = str((artifact.manifest.calibration or {}).get("backend", "")).partition(" ")
-    if own != precision or not name.startswith("openvino"):
-        return []
-    return ["openvino-bf16" if name.endswith("-bf16") else "openvino"]
-
-
 def default_threads(threads: int | None) -> int:
     """CPU threads to use: as asked, else one for every CPU that this process may run on."""
     if threads is not None:
@@ -154,11 +100,11 @@ def default_threads(threads: int | None) -> int:
     return os.cpu_count() or 1
 
 
-def log_once(message: str) -> None:
-    """Log at info level, the first time only."""
+def log_once(message: str, level: int = logging.INFO) -> None:
+    """Log it, the first time only."""
     if message not in _said:
         _said.add(message)
-        log.info(message)
+        log.log(level, message)
 
 
 def check_images(images: Array, image_size: tuple[int, int]) -> Array:
@@ -194,21 +140,3 @@ def _chunks(images: Array, batch: int) -> Iterator[Array]:
         chunk = images[start : start + batch]
         missing = batch - len(chunk)
         yield np.concatenate([chunk, np.repeat(chunk[-1:], missing, 0)]) if missing else chunk
-
-
-def _opener(backend: str) -> Callable[[Artifact, Precision, int | None], Runner]:
-    """The function that opens a backend, imported only now: most devices have just one of the packages."""
-    package = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt"}[backend.split("-")[0]]
-    # an engine may be TensorRT-RTX's, which is another package: its own module looks
-    if package != "tensorrt" and importlib.util.find_spec(package) is None:
-        raise BackendError(
-            f"backend '{backend}' needs the package '{package}', which is not installed",
-            "pip install onnxruntime" if package == "onnxruntime" else f"pip install 'edge-ad[{package}]'",
-        )
-    module = importlib.import_module(f"edge_ad.runtime.engines.{package}")
-
-    def open_it(artifact: Artifact, precision: Precision, threads: int | None) -> Runner:
-        runner: Runner = module.open_artifact(artifact, precision, threads, backend)
-        return runner
-
-    return open_it

@@ -269,13 +269,14 @@ class Station:
     def _emit(self, job: Job, judgement: Judgement) -> None:
         job.mark("judge")
         latency_ms = job.latency_ms()
+        loaded = job.loaded or self.engine.loaded
         reason = judgement.reason + (f" [{job.label}]" if job.label else "")
         if judgement.decision != "OK" and job.outputs is not None:
             reason += _evidence(job.outputs)
         verdict = Verdict(
             new_id(job.time_ns), job.time_ns, job.captured_ns, self.name, job.number, job.part.id,
             judgement.decision, judgement.score, judgement.threshold, judgement.boxes, judgement.area, reason,
-            latency_ms, job.loaded.digest if job.loaded else self.engine.loaded.digest,
+            latency_ms, loaded.digest, loaded.runner.name,
         )  # fmt: skip
         self.counts[judgement.decision] += 1
         self.times.add(latency_ms)

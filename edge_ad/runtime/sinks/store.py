@@ -22,23 +22,24 @@ from edge_ad.runtime.verdict import DefectBox, Verdict
 Review = Literal["true_alarm", "false_alarm", "missed", "good"]
 REVIEWS: tuple[Review, ...] = ("true_alarm", "false_alarm", "missed", "good")
 APPLICATION_ID = 0x45644144  # "EdAD": tells our file from somebody else's database
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE verdicts (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, time_ns INTEGER NOT NULL,
     captured_ns INTEGER NOT NULL, source TEXT NOT NULL, frame INTEGER NOT NULL, part TEXT NOT NULL,
     decision TEXT NOT NULL, score REAL, threshold REAL, boxes TEXT NOT NULL, area INTEGER NOT NULL,
     reason TEXT NOT NULL, latency_ms TEXT NOT NULL, artifact TEXT NOT NULL,
-    review TEXT, reviewed_ns INTEGER);
+    engine TEXT NOT NULL DEFAULT '', review TEXT, reviewed_ns INTEGER);
 CREATE INDEX verdicts_time ON verdicts (time_ns);
 CREATE INDEX verdicts_decision ON verdicts (decision, seq);
 CREATE TABLE outbox (sink TEXT NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (sink, seq)) WITHOUT ROWID;
 """
+UPGRADES = {1: "ALTER TABLE verdicts ADD COLUMN engine TEXT NOT NULL DEFAULT ''"}  # from that version to the next
 COLUMNS = (
     "id, time_ns, captured_ns, source, frame, part, decision, score, threshold, boxes, area, reason, "
-    "latency_ms, artifact"
+    "latency_ms, artifact, engine"
 )
-INSERT = f"INSERT INTO verdicts ({COLUMNS}) VALUES ({', '.join('?' * 14)})"
+INSERT = f"INSERT INTO verdicts ({COLUMNS}) VALUES ({', '.join('?' * 15)})"
 DELETE_BATCH = 500  # rows a retention step removes at most, so that a verdict never waits long for it
 
 
@@ -92,7 +93,7 @@ class Store:
         values = (
             verdict.id, verdict.time_ns, verdict.captured_ns, verdict.source, verdict.frame, verdict.part,
             verdict.decision, verdict.score, verdict.threshold, _boxes_json(verdict), verdict.area,
-            verdict.reason, json.dumps(dict(verdict.latency_ms)), verdict.artifact,
+            verdict.reason, json.dumps(dict(verdict.latency_ms)), verdict.artifact, verdict.engine,
         )  # fmt: skip
         with self._transaction() as db:
             seq = int(db.execute(INSERT, values).lastrowid or 0)
@@ -202,6 +203,10 @@ class Store:
             for statement in filter(str.strip, SCHEMA.split(";")):
                 db.execute(statement)
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        else:
+            for earlier in range(version, SCHEMA_VERSION):
+                db.execute(UPGRADES[earlier])
+        if version != SCHEMA_VERSION:
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         db.execute("COMMIT")
 

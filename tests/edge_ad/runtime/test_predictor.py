@@ -15,7 +15,7 @@ import pytest
 import edge_ad
 from edge_ad.data.images import encode_image, read_image, write_image
 from edge_ad.errors import ArtifactError, BackendError, DataError
-from edge_ad.runtime.engines.runner import open_runner
+from edge_ad.runtime.engines.opening import open_runner
 
 
 @pytest.fixture

@@ -102,6 +102,7 @@ function machine(state) {
     ...state.sinks.map((one) => row(`Output ${one.name}`, [one.state, one.owed ? `${one.owed} kept for later` : "", one.dropped ? `${one.dropped} not delivered` : "", one.last_error].filter(Boolean).join(" · "))),
     row("Health", state.health.problems.length ? state.health.problems.join("; ") : "live and ready"),
     row("Artifact", state.artifact),
+    row("Engine", state.verdict?.engine ?? ""),
     row("EdgeAD", state.version),
   );
 }

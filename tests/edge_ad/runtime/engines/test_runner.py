@@ -1,14 +1,13 @@
 """Every engine gives the same scores through the same interface, and says clearly when it can't."""
 
 import importlib.util
-import sys
 
 import numpy as np
 import pytest
 
-from edge_ad.errors import ArtifactError, BackendError
-from edge_ad.runtime.engines import runner as backends
-from edge_ad.runtime.engines.runner import Outputs, choose_precision, open_runner
+from edge_ad.errors import BackendError
+from edge_ad.runtime.engines.opening import open_runner
+from edge_ad.runtime.engines.runner import Outputs, run_in_batches
 
 HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
 ENGINES = [
@@ -94,7 +93,7 @@ def test_fixed_batch_graphs_run_any_number(count):
         return Outputs(chunk[:, 0, 0, 0], chunk[:, 0], chunk[:, 0], chunk[:, 0])
 
     images = np.arange(count, dtype=np.float32).reshape(-1, 1, 1, 1) * np.ones((1, 3, 2, 2), np.float32)
-    outputs = backends.run_in_batches(images, 4, run)
+    outputs = run_in_batches(images, 4, run)
     assert outputs.image_score.tolist() == list(range(count))
     assert set(seen) == {(4, 3, 2, 2)}
     assert len(seen) == -(-count // 4)
@@ -119,60 +118,6 @@ def test_strided_and_double_images_are_taken(small_artifact, parts):
 def test_a_score_that_is_no_number_is_an_error(small_artifact):
     with pytest.raises(BackendError, match="nan"):
         open_runner(small_artifact)(np.full((1, 3, 64, 64), np.nan, np.float32))
-
-
-def test_named_backends_raise_and_auto_goes_on(small_artifact, caplog, monkeypatch):
-    monkeypatch.setattr(backends, "_said", set())
-    with pytest.raises(BackendError, match="CUDAExecutionProvider"):
-        open_runner(small_artifact, "onnxruntime-cuda")
-    with caplog.at_level("INFO"):
-        assert open_runner(small_artifact, "auto").name == "onnxruntime-cpu fp32"
-        assert open_runner(small_artifact, "auto").name == "onnxruntime-cpu fp32"
-    assert len(caplog.records) == 1
-
-
-def test_missing_packages_name_the_extra(small_artifact, monkeypatch):
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(BackendError) as caught:
-        open_runner(small_artifact, "openvino")
-    assert "edge-ad[openvino]" in caught.value.hint
-
-
-@pytest.mark.parametrize(("backend", "precision"), [("tflite", "fp32"), ("auto", "int4")])
-def test_unknown_names(backend, precision, small_artifact):
-    with pytest.raises(BackendError, match="unknown"):
-        open_runner(small_artifact, backend, precision)
-
-
-@pytest.mark.parametrize("backend", ["auto", *ENGINES])
-def test_no_threads_are_refused(backend, small_artifact):
-    with pytest.raises(BackendError, match=r"^threads is 0") as caught:
-        open_runner(small_artifact, backend, threads=0)
-    assert caught.value.hint == "use 1 or more"
-
-
-def test_auto_precision_follows_the_threshold(small_artifact):
-    assert choose_precision(small_artifact, "auto") == "fp32"
-    small_artifact.update(calibration={"image_threshold": 1.0, "precision": "int8"})
-    assert choose_precision(small_artifact, "auto") == "fp32"  # no such graph yet
-    small_artifact.add("model.int8.onnx", small_artifact.file("model.onnx"))
-    assert choose_precision(small_artifact, "auto") == "int8"
-    with pytest.raises(ArtifactError, match="fp16"):
-        open_runner(small_artifact, precision="fp16")
-
-
-@pytest.mark.skipif(not HAS_OPENVINO, reason="openvino is not installed")
-def test_auto_takes_the_engine_that_the_threshold_was_computed_with(small_artifact, monkeypatch):
-    name = open_runner(small_artifact, "openvino", threads=1).name
-    small_artifact.update(calibration={"image_threshold": 1.0, "precision": "fp32", "backend": name})
-    assert open_runner(small_artifact, threads=1).name == "openvino-cpu fp32"
-    assert open_runner(small_artifact, "onnxruntime", threads=1).name == "onnxruntime-cpu fp32"
-    small_artifact.update(calibration={"image_threshold": 1.0, "precision": "int8", "backend": "openvino-cpu int8"})
-    assert open_runner(small_artifact, threads=1).name == "onnxruntime-cpu fp32"  # the threshold is of no use there
-    small_artifact.update(calibration={"image_threshold": 1.0, "precision": "fp32", "backend": name})
-    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda package: None if package == "openvino" else 1)
-    assert open_runner(small_artifact, threads=1).name == "onnxruntime-cpu fp32"
 
 
 def test_damaged_graphs_are_refused(small_artifact):

@@ -209,6 +209,35 @@ def test_doctor_looks_at_everything(line_artifact, capsys):
     assert broken["artifact"].level == "broken"
 
 
+def test_doctor_times_every_graph_here_and_holds_it_against_the_cycle(line_artifact):
+    out, _ = finished(edgead("doctor", line_artifact.path, "--cycle-ms", "60000", "--json"))
+    found = json.loads(out)
+    graphs = [row for row in found if row["what"] == "graph"]
+    assert {"onnxruntime-cpu"} <= {row["backend"] for row in graphs if row["state"] != "absent"}
+    assert [row["current"] for row in graphs].count(True) == 1
+    assert all(0 < row["p50_ms"] <= row["p99_ms"] for row in graphs if row["state"] in ("passed", "untested"))
+    assert found[-1]["what"] == "cycle time"
+    assert found[-1]["found"].endswith("for a cycle of 60000 ms: kept")
+    out, _ = finished(edgead("doctor", line_artifact.path, "--cycle-ms", "0.001"))
+    assert "NOT kept. What would help:" in out
+    assert "in use" in out
+    assert "name its folder" in finished(edgead("doctor", "--cycle-ms", "5"), 1)[1]
+
+
+@pytest.mark.parametrize(("cycle_ms", "word"), [(60000, ": kept"), (0.001, "not kept; most takes")])
+def test_a_run_says_whether_it_kept_the_cycle_time(line_artifact, part_folder, tmp_path, cycle_ms, word):
+    _, words = finished(
+        edgead(
+            "run", line_artifact.path, "--source", part_folder, "--out", tmp_path, "--headless", "--no-images",
+            "--cycle-ms", cycle_ms,
+        )
+    )  # fmt: skip
+    assert "p99" in words
+    assert word in words
+    with Store(tmp_path / "verdicts.sqlite") as store:
+        assert {row.verdict.engine for row in store.recent(99)} == {"onnxruntime-cpu fp32"}
+
+
 def test_bench_run_measures_every_stage(line_artifact):
     result = bench_run.measure(
         str(line_artifact.path), EngineSettings("onnxruntime", "fp32", 1), size=(120, 160), frames=40, fps=0

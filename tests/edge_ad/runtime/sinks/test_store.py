@@ -27,7 +27,14 @@ def verdict(number=0, **changes):
 def test_a_verdict_comes_back_as_it_went_in(tmp_path):
     box = DefectBox(3, 4, 5, 6, 21, 0.875)
     mine = verdict(
-        7, decision="NG", boxes=(box,), area=21, reason="défaut «x»", latency_ms={"infer": 3.5}, artifact="ab"
+        7,
+        decision="NG",
+        boxes=(box,),
+        area=21,
+        reason="défaut «x»",
+        latency_ms={"infer": 3.5},
+        artifact="ab",
+        engine="openvino-cpu int8",
     )
     with Store(tmp_path / "new" / "v.sqlite") as store:
         seq = store.add(mine)
@@ -97,6 +104,26 @@ def test_retention_by_days_ignores_a_jumping_clock(tmp_path, monkeypatch):
         assert store.retain() == 2
         assert store.retain() == 0
         assert [row.verdict.frame for row in store.undelivered("mqtt")] == [2, 3]
+
+
+def test_a_store_of_the_first_version_is_opened_and_goes_on(tmp_path):
+    path = tmp_path / "v.sqlite"
+    first, second = verdict(1), verdict(2, engine="onnxruntime-cpu fp32")
+    with Store(path) as store:
+        store.add(first, ["mqtt"])
+    with sqlite3.connect(path) as db:  # as the first version had it
+        db.execute("ALTER TABLE verdicts DROP COLUMN engine")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    for _ in range(2):  # once upgraded it stays so
+        with Store(path) as store:
+            assert store.set_aside is None
+            assert store.get(first.id).verdict == first
+            assert [row.verdict for row in store.undelivered("mqtt")] == [first]
+    with Store(path) as store:
+        store.add(second)
+        assert store.get(second.id).verdict == second
+        assert store.check() == []
 
 
 def test_foreign_newer_and_damaged_files(tmp_path):
