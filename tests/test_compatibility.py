@@ -1,4 +1,4 @@
-"""What is public stays: names that import, and files of the revision in tests/data/fbcd90f that still load.
+"""What is public stays: names with their signatures, and files of the revision in tests/data/fbcd90f that still load.
 
 Its artifact (a small graph of the tests' own with a threshold), presets and settings of a line were written by that
 revision's own code; good.png and bad.png are drawn by a program, and scores.json says what it made of them.
@@ -6,17 +6,22 @@ revision's own code; good.png and bad.png are drawn by a program, and scores.jso
 
 import dataclasses
 import importlib
+import inspect
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 import tomli_w
 
 import edge_ad
+import edge_ad.errors
+import edge_ad.kernels
 from edge_ad.artifact import Artifact, photo_key
 from edge_ad.config import PRESETS, Config, read_section
 from edge_ad.runtime.line.line import PLANT
@@ -29,21 +34,53 @@ else:
 
 ROOT = Path(__file__).parents[1]
 OLD = ROOT / "tests" / "data" / "fbcd90f"
-PUBLIC = {
-    "edge_ad": {"Prediction", "Predictor", "__version__", "ablate", "load", "synth", "train"},
-    "edge_ad.errors": {"EdgeAdError", "ConfigError", "DataError", "ArtifactError", "BackendError"},
+API = ROOT / "tests" / "data" / "public_api.txt"  # with UPDATE_PUBLIC_API=1 the test writes it anew
+EXTENSION_POINTS = {  # what CONTRIBUTING.md says to write a class of, or to call
+    "edge_ad.config": ("Config",),
+    "edge_ad.runtime.engines.runner": ("GraphRunner", "Outputs"),
+    "edge_ad.runtime.sinks.base": ("Sink",),
+    "edge_ad.runtime.sources.base": ("Picture", "Source", "SourceLost"),
+    "edge_ad.synthesis.defects": ("DefectSource", "Triplet"),
 }
 PAGES = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
 
 
-@pytest.mark.parametrize(("module", "names"), PUBLIC.items())
-def test_public_names_import(module, names):
-    imported = importlib.import_module(module)
-    assert {name for name in names if not hasattr(imported, name)} == set()
+def public_api() -> str:
+    """A line for each public name: functions and methods with signatures, fields with types."""
+    errors = [name for name, kind in vars(edge_ad.errors).items() if isinstance(kind, type)]
+    modules = {"edge_ad": edge_ad.__all__, "edge_ad.errors": errors, "edge_ad.kernels": edge_ad.kernels.__all__}
+    lines: list[str] = []
+    for module, names in {**modules, **EXTENSION_POINTS}.items():
+        for name in sorted(names):
+            value = getattr(importlib.import_module(module), name)
+            lines += _describe(f"{module}.{name}", value)
+    return "".join(f"{line}\n" for line in lines)
 
 
-def test_the_package_names_what_is_public():
-    assert set(edge_ad.__all__) == PUBLIC["edge_ad"]
+def _describe(name: str, value: object) -> list[str]:
+    if isinstance(value, type):
+        bases = ", ".join(base.__name__ for base in value.__bases__ if base is not object)
+        lines = [f"class {name}({bases})" if bases else f"class {name}"]
+        fields = inspect.get_annotations(value)
+        shown = {field: kind for field, kind in fields.items() if not field.startswith("_")}
+        lines += [f"    {field}: {getattr(kind, '__forward_arg__', kind)}" for field, kind in shown.items()]
+        own = {key: found for key, found in vars(value).items() if key not in fields}
+        special = ("__call__",) if Protocol in value.__bases__ else ("__call__", "__init__")
+        named = [key for key in own if not key.startswith("_") or key in special]
+        return lines + [f"    {line}" for key in sorted(named) for line in _describe(key, own[key])]
+    if isinstance(value, property):
+        return [f"property {name} -> {inspect.get_annotations(value.fget).get('return')}"]
+    value = getattr(value, "__func__", value)
+    return [f"{name}{inspect.signature(value)}"] if callable(value) else [f"{name} = {type(value).__name__}"]
+
+
+def test_public_names_and_signatures_stay():
+    if os.environ.get("UPDATE_PUBLIC_API"):
+        API.write_text(public_api(), encoding="utf-8")
+    assert public_api() == API.read_text(encoding="utf-8"), "a change of the public API is said in CHANGELOG.md"
+
+
+def test_the_package_carries_its_types():
     assert (Path(edge_ad.__file__).parent / "py.typed").exists()
     with pytest.raises(AttributeError, match="nothing_of_this_name"):
         edge_ad.nothing_of_this_name  # noqa: B018
@@ -79,6 +116,15 @@ def test_an_old_artifact_judges_as_it_did(tmp_path):
     artifact.update(reports={"again": {}})  # and may be written to
     assert Artifact.open(artifact.path).manifest.calibration == artifact.manifest.calibration
     assert len(photo_key(OLD / "good.png")) == 16
+
+
+def test_old_weights_fit_the_detector():
+    pytest.importorskip("torch")
+    from edge_ad.model.detector import Detector
+
+    detector = Detector(Config.from_toml(OLD / "nano.toml").model, (256, 256), None)
+    tensors = {name: list(tensor.shape) for name, tensor in detector.state_dict().items()}
+    assert tensors == json.loads((OLD / "nano_tensors.json").read_text())  # as that revision names them
 
 
 @pytest.mark.parametrize("preset", PRESETS)
