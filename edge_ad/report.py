@@ -17,7 +17,7 @@ import numpy.typing as npt
 from edge_ad import metrics
 from edge_ad.data.images import Frame, Mask, encode_image, shrink
 from edge_ad.evaluation import CategoryResult, Evaluation, Metrics, ScoredPhoto
-from edge_ad.kernels import find_defects
+from edge_ad.runtime.boxes import defect_boxes
 from edge_ad.runtime.overlay import (
     ScoreScale,
     SheetRow,
@@ -110,13 +110,8 @@ def draw_sheet(
 def _sheet_row(
     one: GalleryPhoto, caption: str, threshold: float | None, pixel_threshold: float | None, scale: ScoreScale
 ) -> SheetRow:
-    height, width = one.frame.shape[:2]
-    down, across = height / one.pixel_scores.shape[0], width / one.pixel_scores.shape[1]
-    defects = [] if pixel_threshold is None else find_defects(one.pixel_scores, pixel_threshold)
-    boxes = [
-        (int(x * across), int(y * down), max(1, int(w * across)), max(1, int(h * down)))
-        for x, y, w, h in (defect.box for defect in defects)
-    ]
+    found = defect_boxes(one.pixel_scores, pixel_threshold, one.frame.shape[:2])
+    boxes = [(box.x, box.y, box.width, box.height) for box in found]
     rejected = threshold is not None and one.image_score > threshold
     decision = "" if threshold is None else "NG" if rejected else "OK"
     wrong = threshold is not None and rejected != (one.kind != "good")

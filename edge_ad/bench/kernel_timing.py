@@ -6,10 +6,7 @@ device's and not Python's. On a CPU they are wall-clock times of whole calls, as
 
 from __future__ import annotations
 
-import csv
 import datetime
-import functools
-import io
 import os
 import platform
 import time
@@ -19,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
@@ -27,6 +23,7 @@ from edge_ad import kernels
 from edge_ad.bench.kernel_cases import Call, Case, backends, bytes_moved, check, inputs, ours, to_arrays
 from edge_ad.bench.rows import device_name, revision
 from edge_ad.errors import BackendError, ConfigError
+from edge_ad.runtime.optional import need
 
 COLUMNS = (
     *("date", "revision", "device", "threads", "backend", "versions", "operation", "shape", "dtype"),
@@ -211,57 +208,27 @@ def row_of(case: Case, setup: Setup, backend: str, times: tuple[float, float, fl
     }
 
 
-def write_csv(rows: list[dict[str, Any]], path: Path | None) -> None:
-    """Append rows to the file, with the columns' names if it is new; to standard output if there is none."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    if path is None or not path.exists():
-        writer.writeheader()
-    writer.writerows(rows)
-    if path is None:
-        print(text.getvalue(), end="")
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text.getvalue())
-
-
-SHADES = {  # blue, green, red
-    **{"cpp": (70, 140, 30), "triton": (70, 140, 30), "numpy": (200, 160, 90), "opencv": (160, 90, 160)},
-    **{"eager": (90, 90, 210), "compile": (60, 170, 240)},
-}
-
-
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Bars of the median times, a block for each operation and shape, on a logarithmic scale."""
-    blocks: dict[str, list[dict[str, Any]]] = {f"{row['operation']} {row['shape']}": [] for row in rows}
-    for row in rows:
-        blocks[f"{row['operation']} {row['shape']}"].append(row)
-    bar, gap, left, top, width = 9, 9, 430, 44, 1100
-    height = top + sum(max(2, len(block)) * bar + gap for block in blocks.values())
-    picture = np.full((height, width, 3), 255, np.uint8)
-    low = np.log10(min(row["p50_ms"] for row in rows)) - 0.3
-    high = np.log10(max(row["p80_ms"] for row in rows)) + 0.05
-    put = functools.partial(
-        cv2.putText, picture, fontFace=cv2.FONT_HERSHEY_SIMPLEX, color=(0, 0, 0), lineType=cv2.LINE_AA
-    )
-    title = f"{rows[0]['device']}, {rows[0]['threads']} threads: median ms, logarithmic, shorter is better"
-    put(text=title, org=(8, 16), fontScale=0.45)
-    for index, backend in enumerate(dict.fromkeys(row["backend"] for row in rows)):
-        cv2.rectangle(picture, (left + 90 * index, 24), (left + 90 * index + 12, 36), SHADES[backend], -1)
-        put(text=backend, org=(left + 90 * index + 18, 35), fontScale=0.4)
+    """Write bars of the median times, logarithmic, a block for each operation and shape.
 
-    def across(ms: float) -> int:
-        return left + int((np.log10(ms) - low) / (high - low) * (width - left - 60))
-
-    y = top
-    for label, block in blocks.items():
-        put(text=label, org=(8, y + 13), fontScale=0.38)
-        for index, row in enumerate(block):
-            start, end = y + index * bar, across(row["p50_ms"])
-            cv2.rectangle(picture, (left, start + 1), (end, start + bar - 1), SHADES[row["backend"]], -1)
-            put(text=f"{row['p50_ms']:.3g}", org=(end + 4, start + bar - 1), fontScale=0.3)
-        y += max(2, len(block)) * bar + gap
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), picture):
-        raise ConfigError(f"{path} can't be written", hint="the name must end in .png")
+    path: .png, .svg or .pdf. Raises BackendError without matplotlib.
+    """
+    figure = need("matplotlib.figure", why="a chart", install="matplotlib").Figure(layout="constrained")
+    blocks = list(dict.fromkeys(f"{row['operation']} {row['shape']}" for row in rows))
+    names = list(dict.fromkeys(row["backend"] for row in rows))
+    figure.set_size_inches(11, 1 + 0.13 * len(blocks) * (len(names) + 1))
+    axis = figure.subplots()
+    for i, name in enumerate(names):
+        own = [row for row in rows if row["backend"] == name]
+        places = [blocks.index(f"{row['operation']} {row['shape']}") + (i + 1) / (len(names) + 1) for row in own]
+        bars = axis.barh(places, [row["p50_ms"] for row in own], 0.9 / (len(names) + 1), label=name)
+        axis.bar_label(bars, fmt="%.3g", fontsize=6, padding=2)
+    axis.set_yticks([place + 0.5 for place in range(len(blocks))], blocks, fontsize=7)
+    axis.set(ylim=(len(blocks), 0), xscale="log", xlabel="median ms, shorter is better")
+    axis.set_title(f"{rows[0]['device']}, {rows[0]['threads']} threads", fontsize=9)
+    axis.legend(fontsize=7)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} can't be written: {error}", "name a file that ends in .png") from error

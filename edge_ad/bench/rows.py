@@ -7,18 +7,24 @@ import functools
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 
-def append_rows(path: Path, rows: list[dict[str, Any]], fields: Sequence[str]) -> None:
-    """Add rows to a CSV file with these columns, which is made when missing."""
+def append_rows(path: Path | None, rows: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> None:
+    """Add rows to a CSV file with these columns, which is made when missing; without a file, print them."""
+    if path is None:
+        writer = csv.DictWriter(sys.stdout, fields, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fields)
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
         if new:
             writer.writeheader()
         writer.writerows(rows)

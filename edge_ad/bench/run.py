@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
 import os
 import platform
@@ -129,16 +128,16 @@ def _pictures(folder: Path, size: tuple[int, int]) -> Path:
     return path
 
 
-def append_stages(path: Path, result: dict[str, Any]) -> None:
-    """Add one row a stage to a CSV file, which is made when missing."""
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(["date", "version", "device", "engine", "shape", "stage", "p50", "p95", "p99", "max"])
-        today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-        device = f"{platform.machine()} {os.cpu_count()} cores"
-        shape = "x".join(map(str, result["shape"]))
-        for stage, row in result["stages_ms"].items():
-            values = [row[name] for name in ("p50", "p95", "p99", "max")]
-            writer.writerow([today, __version__, device, result["engine"], shape, stage, *values])
+STAGES = ("date", "version", "device", "engine", "shape", "stage", "p50", "p95", "p99", "max")
+
+
+def stage_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row a stage, with the columns STAGES."""
+    run = {
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "version": __version__,
+        "device": f"{platform.machine()} {os.cpu_count()} cores",
+        "engine": result["engine"],
+        "shape": "x".join(map(str, result["shape"])),
+    }
+    return [{**run, "stage": stage, **{k: row[k] for k in STAGES[6:]}} for stage, row in result["stages_ms"].items()]

@@ -20,7 +20,7 @@ def command(
     repeats: Annotated[int, typer.Option(min=3, help="Timed calls a backend, operation and shape, at most.")] = 50,
     seconds: Annotated[float, typer.Option(min=0.01, help="Seconds a backend, operation and shape, at most.")] = 0.5,
     csv: Annotated[Path | None, typer.Option(help="Append the rows to this file.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the times into this PNG.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the times into this PNG (needs matplotlib).")] = None,
 ) -> None:
     """Time every operation against the memory's speed, plain torch, torch.compile, NumPy and OpenCV.
 
@@ -32,10 +32,14 @@ def command(
     from edge_ad.artifact import check_folder
     from edge_ad.bench import kernel_cases
     from edge_ad.bench import kernel_timing as timing
+    from edge_ad.bench.rows import append_rows
     from edge_ad.errors import ConfigError
+    from edge_ad.runtime.optional import need
 
     for target in filter(None, (csv, plot)):
         check_folder(target.parent)
+    if plot is not None:
+        need("matplotlib", why="--plot", install="matplotlib")
     setup = timing.Setup.of(device, threads, dtype)
     console = Console(stderr=True, highlight=False)
     console.print(f"{setup.device_name}, {setup.threads} threads, {setup.dtype}; copying: {setup.copy_note()}")
@@ -48,7 +52,7 @@ def command(
         with console.status(f"{case.operation} {case.shape}"):
             measured = timing.measure(case, setup, only=only, repeats=repeats, seconds=seconds)
         if csv is not None:
-            timing.write_csv(measured, csv)  # after each case, so that a run cut short keeps what it has
+            append_rows(csv, measured, timing.COLUMNS)  # after each case, so that a run cut short keeps what it has
         rows += measured
     table = Table(expand=False)
     for column in (
@@ -64,7 +68,7 @@ def command(
         table.add_row(row["operation"], row["shape"], row["backend"], *times, *rates, of_read, gain)
     console.print(table)
     if csv is None:
-        timing.write_csv(rows, None)
+        append_rows(None, rows, timing.COLUMNS)
     if plot is not None:
         timing.draw(rows, plot)
         console.print(f"drew {plot}")

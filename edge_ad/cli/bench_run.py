@@ -29,7 +29,8 @@ def command(
     from rich.table import Table
 
     from edge_ad.artifact import check_folder
-    from edge_ad.bench.run import append_stages, measure
+    from edge_ad.bench.rows import append_rows
+    from edge_ad.bench.run import STAGES, measure, stage_rows
     from edge_ad.runtime.settings import EngineSettings
 
     console = Console(stderr=True, highlight=False)
@@ -38,7 +39,7 @@ def command(
     engine = EngineSettings(backend, precision, threads, reload=False)
     result = measure(artifact, engine, source=source, size=_size(size), frames=frames, fps=fps)
     if csv_file:
-        append_stages(Path(csv_file), result)
+        append_rows(Path(csv_file), stage_rows(result), STAGES)
     if json_output:
         typer.echo(json.dumps(result))
         return

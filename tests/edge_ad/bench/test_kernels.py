@@ -10,8 +10,9 @@ torch = pytest.importorskip("torch")
 
 from edge_ad.bench import kernel_cases as cases  # noqa: E402
 from edge_ad.bench import kernel_timing as timing  # noqa: E402
+from edge_ad.bench.rows import append_rows  # noqa: E402
 from edge_ad.cli import main  # noqa: E402
-from edge_ad.errors import BackendError  # noqa: E402
+from edge_ad.errors import BackendError, ConfigError  # noqa: E402
 
 FUSED = cases.Case("fused_score", 2, ((8, 6), (16, 5)))
 
@@ -101,16 +102,20 @@ def test_a_result_of_nan_is_wrong(setup):
 def test_rows_are_appended_and_drawn(setup, tmp_path):
     import cv2
 
+    pytest.importorskip("matplotlib")
+
     rows = timing.measure(FUSED, setup, only=["numpy", "eager"], repeats=3, seconds=0.01)
     path = tmp_path / "rows" / "kernels.csv"
-    timing.write_csv(rows, path)
-    timing.write_csv(rows, path)
+    append_rows(path, rows, timing.COLUMNS)
+    append_rows(path, rows, timing.COLUMNS)
     with path.open() as file:
         read = list(csv.DictReader(file))
     assert len(read) == 4
     assert tuple(read[0]) == timing.COLUMNS
     timing.draw(rows, tmp_path / "kernels.png")
-    assert cv2.imread(str(tmp_path / "kernels.png")).shape[1] == 1100
+    assert cv2.imread(str(tmp_path / "kernels.png")).mean() < 254
+    with pytest.raises(ConfigError, match="can't be written"):
+        timing.draw(rows, tmp_path / "kernels.bad")
 
 
 @pytest.mark.parametrize(
