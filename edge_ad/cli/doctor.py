@@ -93,15 +93,21 @@ def _measure(path: str, cycle_ms: float | None) -> tuple[list[EngineRow], str]:
 def _print_engines(rows: list[EngineRow]) -> None:
     if not rows:
         return
-    title = "graphs in the engines of this machine (deviation from the export, in standard deviations)"
-    table = Table("engine", "graph", "self-test", "deviation", "allowed", "p50 ms", "p99 ms", "", title=title)
+    table = Table("engine", "graph", "self-test", "deviation", "allowed", "p50, ms", "p99, ms", "")
+    table.title = "graphs in the engines of this machine"
+    reasons = {row.backend: row.reason for row in rows if row.state == "absent"}
     for row in rows:
-        figures = (row.deviation, row.tolerance, row.p50_ms, row.p99_ms)
-        table.add_row(
-            row.backend, row.precision, row.state, *("" if value is None else f"{value:.3g}" for value in figures),
-            "in use" if row.current else escape(row.reason),
-        )  # fmt: skip
+        if row.state != "absent":
+            figures = zip(
+                (row.deviation, row.tolerance, row.p50_ms, row.p99_ms), (".2g", "g", ".0f", ".0f"), strict=True
+            )
+            words = ("" if value is None else f"{value:{form}}" for value, form in figures)
+            table.add_row(row.backend, row.precision, row.state, *words, "in use" if row.current else "")
+            if row.reason:
+                reasons[f"{row.backend} {row.precision}"] = row.reason
     console.print(table)
+    for name, reason in reasons.items():
+        console.print(f"{name}: {escape(reason)}", soft_wrap=True)
 
 
 def examine(artifact: str = "") -> Iterator[Finding]:

@@ -67,7 +67,7 @@ def open_checked(
         _say_passed_over(artifact, failures, opened, chosen)
         return opened
     for failure in failures[:-1]:
-        log.warning("%s", failure)
+        log.log(logging.WARNING if isinstance(failure, SelfTestFailed) else logging.INFO, "%s", failure)
     raise failures[-1]
 
 
