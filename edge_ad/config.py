@@ -136,6 +136,9 @@ class SynthesisConfig:
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     normal_share: float = 0.5  # training images left without a defect
     foreground: bool = True  # keep defects on the object where the background is plain
+    # where triplets are drawn while training. torch: in batches on the training device, at the detector's input size;
+    # numpy: one by one on the CPU, at up to 1024 pixels. auto: torch on a GPU
+    engine: Literal["auto", "numpy", "torch"] = "auto"
 
     def __post_init__(self) -> None:
         _check(self, "synthesis", ("opacity", "diffusion_opacity", "normal_share"), 0, 1)

@@ -76,7 +76,7 @@ class Textures:
     def __init__(self, pictures: Sequence[Frame]) -> None:
         if not pictures:
             raise DataError("no textures given", "name a folder with pictures")
-        self._pictures = [_shrink(picture) for picture in pictures]
+        self.pictures = [_shrink(picture) for picture in pictures]
 
     @classmethod
     def from_folder(cls, folder: Path) -> Textures:
@@ -103,7 +103,7 @@ class Textures:
         return cls(pictures) if pictures else None
 
     def __call__(self, frame: Frame, rng: np.random.Generator) -> Frame:
-        picture = self._pictures[int(rng.integers(len(self._pictures)))]
+        picture = self.pictures[int(rng.integers(len(self.pictures)))]
         return jitter_colours(_random_crop(picture, frame.shape[:2], rng, smallest=0.15), rng, chance=0.8)
 
 

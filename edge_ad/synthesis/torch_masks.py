@@ -104,9 +104,8 @@ def polygons(draws: Draws, size: tuple[int, int]) -> Tensor:
     crossed = spans & (to_x < along_x * to_y / torch.where(along_y == 0, 1.0, along_y))
     length = (along_x**2 + along_y**2).clamp(min=1e-9)
     share = ((to_x * along_x + to_y * along_y) / length).clamp(0, 1)
-    near = (to_x - share * along_x) ** 2 + (
-        to_y - share * along_y
-    ) ** 2 < 0.65**2  # as wide as the outline of OpenCV's fill
+    # OpenCV fills with an outline that wide
+    near = (to_x - share * along_x) ** 2 + (to_y - share * along_y) ** 2 < 0.65**2
     return (crossed.sum(1) % 2 == 1) | near.any(1)
 
 

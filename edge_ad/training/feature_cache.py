@@ -12,10 +12,11 @@ from edge_ad.data.loader import PhotoReader
 from edge_ad.data.samples import Sample
 from edge_ad.model.detector import Detector
 from edge_ad.model.student import MemoryDecoder, unit_tokens
+from edge_ad.training.batched_synthesis import BatchedSynthesis, Drawn, wants_batches
 from edge_ad.training.feature_source import Array, Batch, FeatureSource
 from edge_ad.training.feature_store import FeatureStore, Row
 from edge_ad.training.run import TrainingRun
-from edge_ad.training.triplets import TripletSource
+from edge_ad.training.triplets import DrawnTriplets, TripletSource
 
 
 class FeatureCache(FeatureSource):
@@ -23,8 +24,6 @@ class FeatureCache(FeatureSource):
 
     `extract_normals`, `choose_prototypes` and `extract_triplets`, in this order, compute what is missing.
     """
-
-    prefetch = False  # rows are only read
 
     def __init__(
         self,
@@ -35,6 +34,9 @@ class FeatureCache(FeatureSource):
         reader: PhotoReader,
     ) -> None:
         super().__init__(run, detector, samples, triplets, reader)
+        self._run, on_cpu = run, run.accelerator.device.type == "cpu"
+        self._together = 4 if on_cpu else 64  # pictures of one call of the teacher
+        self.prefetch = not on_cpu  # rows are only read
         wanted = run.config.training.triplets
         self.count = wanted if triplets.count is None else min(wanted, triplets.count)
         grid, channels = detector.teacher.grid, detector.teacher.channels
@@ -69,7 +71,7 @@ class FeatureCache(FeatureSource):
             advance(len(indices))
             return {"features": features.half().cpu().numpy()}
 
-        self.normals.fill(compute, 4, lambda: self.normals.done >= len(self.samples) or stop())
+        self.normals.fill(compute, self._together, lambda: self.normals.done >= len(self.samples) or stop())
         self.samples = self.samples[: self.normals.done]
 
     def choose_prototypes(self) -> None:
@@ -89,24 +91,28 @@ class FeatureCache(FeatureSource):
         def compute(rows: list[int]) -> dict[str, Array]:
             return {"recalled": self._recall(self._stored(self.normals, rows))}
 
-        self.recalls.fill(compute, 4, lambda: self.recalls.done >= len(self.samples))
+        self.recalls.fill(compute, self._together, lambda: self.recalls.done >= len(self.samples))
 
     def extract_triplets(self, advance: Callable[[int], None], stop: Callable[[], bool]) -> None:
         """Draw the triplets and extract the features of A, until `stop()` says so."""
 
+        batched: BatchedSynthesis | None = None
+        if wants_batches(self._run, self._source) and self.triplets.done < self.count:
+            assert isinstance(self._source, DrawnTriplets)
+            batched = BatchedSynthesis(self._run, self._detector, self.samples, self._source, self._reader)
+
         def compute(indices: list[int]) -> dict[str, Array]:
-            drawn = [self._triplet(i) for i in indices]
-            features = self._extract(self._tensor([defective for _, defective, _ in drawn]))
-            rows = {"features": features.half().cpu().numpy(), "masks": np.stack([mask for *_, mask in drawn])}
+            normals, defective, masks = self._drawn(indices, batched)
+            features = self._extract(defective)
+            rows = {"features": features.half().cpu().numpy(), "masks": masks.half().cpu().numpy()}
             if "clean" in self.triplets.arrays:
-                clean = self._extract(self._tensor([normal for normal, *_ in drawn]))
-                rows["clean"] = clean.half().cpu().numpy()
+                rows["clean"] = self._extract(normals).half().cpu().numpy()
             if "recalled" in self.triplets.arrays:
                 rows["recalled"] = self._recall(features)
             advance(len(indices))
             return rows
 
-        self.triplets.fill(compute, 4, stop)
+        self.triplets.fill(compute, self._together, stop)
 
     def assemble(self, indices: Sequence[int], defective: Sequence[bool]) -> dict[str, Array]:
         """Stored rows: row i of the batch is triplet indices[i] where defective[i], else normal indices[i]."""
@@ -129,6 +135,15 @@ class FeatureCache(FeatureSource):
     def batch(self, rows: dict[str, Array]) -> Batch:
         """The batch on the training device."""
         return Batch(**{name: self._tensor(array) for name, array in rows.items()})
+
+    def _drawn(self, indices: list[int], batched: BatchedSynthesis | None) -> Drawn:
+        """Normals, defective images and masks as shares of positions [B, 2h, 2w], of triplets by number."""
+        if batched is None:
+            normals, defective, masks = zip(*(self._triplet(i) for i in indices), strict=True)
+            return Drawn(self._tensor(normals), self._tensor(defective), self._tensor(masks))
+        with torch.no_grad():
+            drawn = batched.draw(batched.assemble(indices, [True] * len(indices)))
+        return drawn._replace(masks=self._shares(drawn.masks))
 
     def _stored(self, store: FeatureStore, rows: Sequence[int]) -> torch.Tensor:
         return self._tensor([store.arrays["features"][row] for row in rows])

@@ -17,8 +17,10 @@ from edge_ad.data.samples import Sample
 from edge_ad.model.detector import Detector
 from edge_ad.model.head import UPSCALE
 from edge_ad.synthesis.dataset import NormalFrames
+from edge_ad.synthesis.torch_images import resize_by_area
+from edge_ad.training.batched_synthesis import NORMAL, BatchedSynthesis, to_device
 from edge_ad.training.run import TrainingRun
-from edge_ad.training.triplets import LONGEST_SIDE, TripletSource
+from edge_ad.training.triplets import LONGEST_SIDE, DrawnTriplets, TripletSource
 
 Array = np.ndarray[Any, Any]
 
@@ -95,12 +97,54 @@ class FeatureSource(ABC):
             features: torch.Tensor = self._detector.teacher(images)
         return features.float()
 
+    def _extract_both(
+        self, normals: torch.Tensor, images: torch.Tensor, defective: Array
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of I and of A, the teacher run once on all pictures that differ: `defective` are their places."""
+        if not len(defective):
+            corrupt = self._extract(images)
+            return corrupt, corrupt
+        places = to_device(defective, images.device)
+        both = self._extract(torch.cat([images, normals[places]]))
+        corrupt = both[: len(images)]
+        return corrupt.index_copy(0, places, both[len(images) :]), corrupt
+
+    def _shares(self, masks: torch.Tensor) -> torch.Tensor:
+        """Masks bool [B, H, W] as shares 0..1 of the head's positions, float32 [B, 2h, 2w]."""
+        return resize_by_area(masks[:, None].float(), self._mask_size)[:, 0]
+
     def _tensor(self, rows: Array | Sequence[Array]) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(rows)).to(self._accelerator.device).float()
+        return to_device(np.asarray(rows), self._accelerator.device).float()
 
     def _prepare(self, frame: Array) -> Array:
         model = self._config.model
         return preprocess(frame, self._detector.image_size, model.mean, model.std)
+
+
+class BatchedFeatures(FeatureSource):
+    """New triplets in every step, drawn in batches on the training device; for a student encoder of its own."""
+
+    def __init__(
+        self,
+        run: TrainingRun,
+        detector: Detector,
+        samples: Sequence[Sample],
+        triplets: DrawnTriplets,
+        reader: PhotoReader,
+    ) -> None:
+        super().__init__(run, detector, samples, triplets, reader)
+        self._synthesis = BatchedSynthesis(run, detector, samples, triplets, reader)
+
+    def assemble(self, indices: Sequence[int], defective: Sequence[bool]) -> dict[str, Array]:
+        """What the device needs of a batch: numbers, and procedural defects."""
+        return self._synthesis.assemble(indices, defective)
+
+    def batch(self, rows: dict[str, Array]) -> Batch:
+        """The batch on the training device, with the teacher's features."""
+        with torch.no_grad():
+            drawn = self._synthesis.draw(rows)
+        clean, corrupt = self._extract_both(drawn.normals, drawn.defective, np.flatnonzero(rows["kinds"] != NORMAL))
+        return Batch(clean, corrupt, self._shares(drawn.masks), images=drawn.defective)
 
 
 class OnlineFeatures(FeatureSource):
@@ -118,12 +162,11 @@ class OnlineFeatures(FeatureSource):
             normals.append(normal)
             images.append(image)
             masks.append(mask)
-        rows = {"images": np.stack(images), "masks": np.stack(masks)}
-        return {**rows, "normals": np.stack(normals)} if any(defective) else rows
+        rows = {"images": np.stack(images), "masks": np.stack(masks), "normals": np.stack(normals)}
+        return {**rows, "defective": np.flatnonzero(defective)}
 
     def batch(self, rows: dict[str, Array]) -> Batch:
         """The batch on the training device, with the teacher's features."""
         images = self._tensor(rows["images"])
-        corrupt = self._extract(images)
-        clean = self._extract(self._tensor(rows["normals"])) if "normals" in rows else corrupt
+        clean, corrupt = self._extract_both(self._tensor(rows["normals"]), images, rows["defective"])
         return Batch(clean, corrupt, self._tensor(rows["masks"]), images=images)

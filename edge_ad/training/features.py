@@ -9,10 +9,11 @@ from edge_ad.data.loader import PhotoReader
 from edge_ad.data.samples import Sample
 from edge_ad.errors import DataError
 from edge_ad.model.detector import Detector
+from edge_ad.training.batched_synthesis import wants_batches
 from edge_ad.training.feature_cache import FeatureCache
-from edge_ad.training.feature_source import FeatureSource, OnlineFeatures
+from edge_ad.training.feature_source import BatchedFeatures, FeatureSource, OnlineFeatures
 from edge_ad.training.run import TrainingRun
-from edge_ad.training.triplets import TripletSource
+from edge_ad.training.triplets import DrawnTriplets, TripletSource
 
 log = logging.getLogger("edge_ad.training")
 
@@ -31,6 +32,9 @@ def extract_features(
     """
     detector.to(run.accelerator.device)
     if run.config.model.student != "shared" or not run.config.training.triplets:
+        if wants_batches(run, triplets):
+            assert isinstance(triplets, DrawnTriplets)
+            return BatchedFeatures(run, detector, samples, triplets, reader)
         return OnlineFeatures(run, detector, samples, triplets, reader)
     if run.is_main:
         cache = FeatureCache(run, detector, samples, triplets, reader)

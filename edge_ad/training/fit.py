@@ -21,6 +21,8 @@ from edge_ad.training.run import TrainingRun
 
 log = logging.getLogger("edge_ad.training")
 
+READ_EVERY = 20  # steps, on a GPU
+
 
 @dataclass(frozen=True)
 class FitResult:
@@ -55,8 +57,13 @@ class DetectorTrainer:
         self._prefetcher = Prefetcher(lambda draw: features.assemble(*self._batch_indices(draw)), workers)
         self.parameters = [p for p in detector.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(
-            self.parameters, self.settings.learning_rate, weight_decay=self.settings.weight_decay
+            self.parameters, self.settings.learning_rate, weight_decay=self.settings.weight_decay, fused=True
         )
+        if self.accelerator.device.type == "cuda" and detector.head is not None:
+            detector.head.to(memory_format=torch.channels_last)
+        # steps between two looks at the losses: each look waits for the device
+        self.read_every = 1 if self.accelerator.device.type == "cpu" else READ_EVERY
+        self._failed = torch.full((), -1, device=self.accelerator.device)  # the first step whose loss was no number
         self.network, self.optimiser = self.accelerator.prepare(LossModule(detector), optimiser)
 
     def close(self) -> None:
@@ -72,12 +79,15 @@ class DetectorTrainer:
         logs = self.run.folder / "logs" if self.run.is_main else None
         with TrainingLog(logs, step) as training_log, interrupt_between_steps() as raise_if_interrupted:
             while step < settings.steps and (used := self.run.time_used()) < 1:
-                losses = self.train_step(step, used)
-                step += 1
-                images += settings.batch_size * settings.gradient_accumulation * self.accelerator.num_processes
+                first = step
+                while step < min(settings.steps, first + self.read_every):
+                    queued = self.train_step(step, used)
+                    step += 1
+                images += (step - first) * settings.batch_size * self._batches_a_step
+                losses = self.read(queued)
                 speed = images / (time.monotonic() - began)
                 try:
-                    progress.advance(1, images_per_second=speed, **losses)
+                    progress.advance(step - first, images_per_second=speed, **losses)
                     training_log.write(step, images_per_second=speed, **losses)
                     raise_if_interrupted()
                 except KeyboardInterrupt:
@@ -90,8 +100,26 @@ class DetectorTrainer:
         self._save(step)
         return FitResult(step, losses, images / max(1e-9, time.monotonic() - began))
 
-    def train_step(self, step: int, time_used: float = 0.0) -> dict[str, float]:
-        """One step of the schedule, counted from 0; its losses. Raises EdgeAdError when the loss is no number.
+    @property
+    def _batches_a_step(self) -> int:
+        return self.settings.gradient_accumulation * int(self.accelerator.num_processes)
+
+    def read(self, losses: dict[str, torch.Tensor]) -> dict[str, float]:
+        """The losses of a step as numbers, the mean of all processes'. Waits until the device has done the step.
+
+        Raises EdgeAdError when the loss of this step or of one before was no number.
+        """
+        values = self.accelerator.reduce(torch.stack([value.float() for value in losses.values()]), "mean")
+        *numbers, failed = torch.cat([values, self._failed[None].float()]).tolist()
+        if failed >= 0:
+            raise EdgeAdError(
+                f"the loss is {numbers[0]} at step {int(failed)}",
+                f"lower training.learning_rate; the last good checkpoint is in {self.run.folder}",
+            )
+        return dict(zip(losses, numbers, strict=True))
+
+    def train_step(self, step: int, time_used: float = 0.0) -> dict[str, torch.Tensor]:
+        """Queue one step of the schedule, counted from 0, without waiting for the device; its losses, for `read`.
 
         time_used: share of the time that is over, 0..1, the same in all processes.
         """
@@ -109,18 +137,15 @@ class DetectorTrainer:
             with self.accelerator.accumulate(self.network), self.accelerator.autocast():
                 losses = self.network(batch, settings.focal_gamma)
                 loss = weighted_loss(losses, settings, done)
-                if not torch.isfinite(loss):
-                    raise EdgeAdError(
-                        f"the loss is {loss.item()} at step {step}",
-                        f"lower training.learning_rate; the last good checkpoint is in {self.run.folder}",
-                    )
+                first_failure = (self._failed < 0) & ~torch.isfinite(loss.detach())
+                self._failed = torch.where(first_failure, step, self._failed)
                 self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients:
                     self.accelerator.clip_grad_norm_(self.parameters, settings.gradient_clip)
                 self.optimiser.step()
                 self.optimiser.zero_grad()
             total = {"loss": loss.detach(), **{name: value.detach() for name, value in losses.items()}}
-        return {name: float(self.accelerator.reduce(value, "mean")) for name, value in total.items()}
+        return total
 
     def batch(self, draw: int) -> Batch:
         """Batch number `draw` of this process; soonest in order, where the prefetcher has it ready."""

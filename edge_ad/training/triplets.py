@@ -45,7 +45,7 @@ class DrawnTriplets:
     key, count, own_normals = "", None, False
 
     def __init__(self, config: Config, normals: Frames, generated: AnomalyImages | None = None) -> None:
-        self._settings, self._seed = config.synthesis, config.training.seed
+        self._settings, self._seed, self.generated = config.synthesis, config.training.seed, generated
         self._sources = build_sources(config.synthesis, normals, generated=generated)
 
     def draw(self, index: int, frames: Frames) -> Triplet:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from edge_ad.data.loader import PhotoReader
 from edge_ad.data.samples import Sample
@@ -17,7 +18,9 @@ from edge_ad.model.weights import find_weights
 from edge_ad.synthesis.dataset import NormalFrames, write_triplets
 from edge_ad.synthesis.procedural import ProceduralDefects
 from edge_ad.synthesis.shards import WrittenTriplets
+from edge_ad.training.batched_synthesis import PROCEDURAL, TEXTURE
 from edge_ad.training.feature_cache import FeatureCache
+from edge_ad.training.feature_source import BatchedFeatures
 from edge_ad.training.features import extract_features
 from edge_ad.training.fit import DetectorTrainer
 from edge_ad.training.measure import measure_normals
@@ -65,7 +68,8 @@ class Training:
         self.run = TrainingRun(config, folder, key, record, device="cpu", **options)
 
     def extract(self):
-        return extract_features(self.run, self.detector, self.fit_on, self.triplets, self.reader)
+        self.features = extract_features(self.run, self.detector, self.fit_on, self.triplets, self.reader)
+        return self.features
 
     def trainer(self) -> DetectorTrainer:
         return DetectorTrainer(self.run, self.detector, self.extract())
@@ -351,6 +355,136 @@ def test_ctrl_c_in_the_middle_of_a_step_resumes_exactly(tiny_config, photos, tmp
     assert len(first.losses) == 2
     Training(tiny_config, photos, tmp_path / "b", second, resume=True).finish()
     assert first.losses + second.losses == pytest.approx(whole.losses, rel=1e-6)
+
+
+@pytest.fixture
+def batched_config(tiny_config):
+    """A student encoder of its own, and triplets drawn in batches by PyTorch."""
+    config = tiny_config.override("model", student="separate", decoder="transformer", bottleneck_dropout=0.0)
+    return config.override("synthesis", engine="torch")
+
+
+class Waits(TorchDispatchMode):
+    """Counts what would wait for a GPU (a number asked for, positions found), and operations that compute."""
+
+    def __init__(self):
+        super().__init__()
+        self.waits, self.operations = [], 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        name = str(function)
+        self.operations += not (function.is_view or ".empty" in name or "detach" in name)
+        if any(word in name for word in ("_local_scalar_dense", "nonzero", "is_nonzero", "equal.default", "unique")):
+            self.waits.append(name)
+        return function(*arguments, **(options or {}))
+
+
+def test_triplets_of_the_device_are_deterministic_and_resume_exactly(batched_config, photos, tmp_path):
+    whole, first, second = Record(), Record(stop_at=2), Record()
+    trained = Training(batched_config, photos, tmp_path / "a", whole)
+    trained.finish()
+    assert isinstance(trained.features, BatchedFeatures)
+    with pytest.raises(KeyboardInterrupt):
+        Training(batched_config, photos, tmp_path / "b", first).finish()
+    Training(batched_config.override("training", workers=2), photos, tmp_path / "b", second, resume=True).finish()
+    assert first.losses + second.losses == pytest.approx(whole.losses, rel=1e-6)
+
+
+def test_batches_of_the_device_are_what_the_rows_say(batched_config, photos, tmp_path):
+    training = Training(batched_config.override("training", batch_size=8), photos, tmp_path / "a", Record())
+    features, indices = training.extract(), [0, 1, 2, 3, 4, 5, 17, 100]
+    defective = [True, True, True, True, True, True, False, False]
+    rows = features.assemble(indices, defective)
+    assert set(rows["kinds"][:6].tolist()) == {TEXTURE, PROCEDURAL}
+    batch = features.batch(rows)
+    changed = (batch.clean != batch.corrupt).flatten(1).any(1)
+    assert changed.tolist() == (batch.masks.flatten(1).sum(1) > 0).tolist() == defective
+    again = features.batch(features.assemble(indices[:3], defective[:3]))
+    torch.testing.assert_close(again.images, batch.images[:3], atol=0.05, rtol=0)  # whatever the batch
+    torch.testing.assert_close(again.clean, batch.clean[:3], atol=1e-3, rtol=1e-3)
+    normal = features._extract(batch.images[6:])
+    torch.testing.assert_close(batch.clean[6:], normal, atol=1e-3, rtol=1e-3)
+
+
+def test_a_step_waits_for_nothing_and_a_look_at_the_losses_once(batched_config, photos, tmp_path, monkeypatch):
+    asked = []
+    for name in ("tolist", "cpu", "item"):  # not numpy: the CPU kernels read tensors by it
+        method = getattr(torch.Tensor, name)
+
+        def watched(tensor, *arguments, method=method, name=name):
+            asked.append(name)
+            return method(tensor, *arguments)
+
+        monkeypatch.setattr(torch.Tensor, name, watched)
+
+    def operations(size):
+        config = batched_config.override("training", batch_size=size, steps=10, workers=1)
+        trainer = Training(config, photos, tmp_path / str(size), Record()).trainer()
+        trainer.train_step(0)  # constants go to the device once
+        asked.clear()
+        with Waits() as seen:
+            trainer.train_step(1)
+            losses = trainer.train_step(2)
+        assert seen.waits == []
+        assert asked == []
+        trainer.read(losses)
+        assert asked == ["tolist"]
+        trainer.close()
+        return seen.operations / 2
+
+    few, many = operations(2), operations(8)
+    assert many == pytest.approx(few, rel=0.1)  # launches don't grow with the batch
+    assert many < 4000
+
+
+def test_losses_may_be_read_every_few_steps(tiny_config, photos, tmp_path):
+    results = []
+    for every in (1, 3):
+        record = Record()
+        trainer = Training(tiny_config, photos, tmp_path / str(every), record).trainer()
+        trainer.read_every = every
+        result = trainer.optimise()
+        assert result.steps == 4
+        results.append((record.losses, [p.detach().clone() for p in trainer.parameters]))
+    (each, first), (some, second) = results
+    assert some == [each[2], each[3]]
+    for one, other in zip(first, second, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_a_failed_loss_is_named_by_its_step_when_it_is_read_later(tiny_config, photos, tmp_path):
+    config = tiny_config.override("training", steps=6, checkpoint_seconds=0.0)
+    trainer = Training(config, photos, tmp_path / "a", Record()).trainer()
+    trainer.read_every = 3
+    step = trainer.train_step
+
+    def poisoned(number, time_used):
+        if number == 4:
+            with torch.no_grad():
+                next(trainer.detector.head.parameters()).fill_(math.nan)
+        return step(number, time_used)
+
+    trainer.train_step = poisoned
+    with pytest.raises(EdgeAdError, match="loss is nan at step 4"):
+        trainer.optimise()
+    saved = torch.load(tmp_path / "a" / "checkpoint.pt", weights_only=True)
+    assert saved["step"] == 3
+    assert all(torch.isfinite(value).all() for value in saved["model"].values())
+
+
+def test_the_cache_may_be_filled_by_the_device(tiny_config, photos, tmp_path):
+    config = tiny_config.override("synthesis", engine="torch")
+    cache = Training(config, photos, tmp_path / "a", Record()).extract()
+    assert cache.cached_triplets == 8
+    assert (cache.triplets.arrays["masks"][:].reshape(8, -1).max(1) > 0).all()
+
+
+def test_two_processes_share_the_triplets_of_the_device(batched_config, photos, tmp_path):
+    batched_config.to_toml(tmp_path / "c.toml")
+    script = two_processes_script(tmp_path, photos)
+    runs = {"one": [sys.executable, script, "4", tmp_path / "one"], "two": [*LAUNCH, script, "2", tmp_path / "two"]}
+    losses = {name: [float(value) for value in said(run, "losses")[0]] for name, run in runs.items()}
+    assert losses["two"] == pytest.approx(losses["one"], rel=1e-3)
 
 
 def test_workers_make_the_same_batches_and_their_errors_stay_whole(tiny_config, photos, tmp_path):
