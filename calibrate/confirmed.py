@@ -15,8 +15,7 @@ from edge_ad.data.images import preprocess, read_image
 from edge_ad.errors import ConfigError, DataError
 from edge_ad.runtime.engines.opening import choose_precision, open_runner
 from edge_ad.runtime.engines.runner import Runner
-from edge_ad.runtime.line.geometry import FrameFixer, cut_tiles, merge_tiles
-from edge_ad.runtime.line.policy import Policy
+from edge_ad.runtime.line.one_picture import judge_picture
 from edge_ad.runtime.products import ALL, calibration_for
 from edge_ad.runtime.settings import StationSettings
 
@@ -110,12 +109,13 @@ def _examine(artifact: Artifact, runner: Runner, miss: Entry) -> MissResult:
         calibration = calibration_for(artifact.manifest, product)
     except ConfigError as error:
         raise DataError(f"{miss.path}: {error.message}", f"add it again with its product; {error.hint}") from error
-    fixer, policy = FrameFixer(station.frame), Policy(station.policy, calibration)
-    frame = read_image(miss.path)
-    shown = frame if known.straightened else fixer.apply(frame)
-    tiles = fixer.tiles(*shown.shape[:2])
     how = artifact.manifest.preprocessing
-    images = cut_tiles(shown, tiles, lambda tile: preprocess(tile, how.image_size, how.mean, how.std))
-    score, scores = merge_tiles(runner(images), tiles, (shown.shape[0], shown.shape[1]))
-    judgement = policy.judge(score, scores, (shown.shape[0], shown.shape[1]))
+    judgement = judge_picture(
+        read_image(miss.path),
+        station,
+        calibration,
+        lambda tile: preprocess(tile, how.image_size, how.mean, how.std),
+        runner,
+        straightened=known.straightened,
+    )
     return MissResult(miss.name, judgement.score, judgement.threshold, judgement.decision == "NG", known.note)

@@ -69,7 +69,11 @@ class Entry:
 
 def entries(artifact: Path | str, kind: Kind) -> list[Entry]:
     """The pictures of that kind, by name; DataError for a .json that can't be read."""
-    return [Entry(path, kind, _known(path)) for path in images_below(Path(artifact) / kind)]
+    folder = Path(artifact) / kind
+    try:
+        return [Entry(path, kind, _known(path)) for path in images_below(folder)]
+    except OSError as error:
+        raise DataError(f"can't list {folder}: {error.strerror}", "check its rights") from error
 
 
 def add(artifact: Path | str, kind: Kind, picture: Path, known: Known, *, name: str = "") -> Entry:
@@ -84,7 +88,10 @@ def add(artifact: Path | str, kind: Kind, picture: Path, known: Known, *, name: 
     digest = hashlib.sha256(data).hexdigest()
     stem = NAME.sub("-", name or picture.stem).strip(".-") or "part"
     folder = root / kind
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"can't make the folder {folder}: {error.strerror}", "check the artifact's rights") from error
     number, target = 1, folder / f"{stem}.png"
     while target.exists() and hash_file(target)[0] != digest:
         number += 1

@@ -207,6 +207,34 @@ class PolicySettings:
 
 
 @dataclass(frozen=True)
+class GoldenSettings:
+    """Parts of known quality that the station must judge right before it may give an OK."""
+
+    kind: Annotated[
+        Literal["photos", "parts"],
+        "photos are inspected by themselves; parts are put before the camera, which also proves light and lens",
+    ] = "photos"
+    good: Annotated[
+        tuple[str, ...], "photos, or names of parts, that must be OK; two or more; absent with bad: no golden parts"
+    ] = ()
+    bad: Annotated[tuple[str, ...], "photos, or names of parts, that must be NG; two or more"] = ()
+    named: Annotated[
+        bool, "parts: the trigger gives their names (a PLC's part number); false: shown in the order listed"
+    ] = True
+    every_h: Annotated[float, "hours until they are demanded again; 0: only at the start and after a change"] = 8.0
+    instead: Annotated[Literal["UNSURE", "NG", "ERROR"], "what a part gets that would be OK while OK is blocked"] = (
+        "UNSURE"
+    )
+
+    def __post_init__(self) -> None:
+        _need_at_least(0, "golden", self, "every_h")
+        both = bool(self.good) == bool(self.bad)
+        _need(both, "golden parts of one kind only", "name good and bad ones, two of each: golden.good, golden.bad")
+        names = [*self.good, *self.bad]
+        _need(len(set(names)) == len(names), f"a golden part is named twice: {', '.join(names)}", "name each once")
+
+
+@dataclass(frozen=True)
 class StationSettings:
     """One camera and what is done with its frames."""
 
@@ -221,6 +249,22 @@ class StationSettings:
     trigger: Annotated[TriggerSettings, "what starts an inspection"] = TriggerSettings()
     presence: Annotated[PresenceSettings, "inspect only while there is a part"] = PresenceSettings()
     policy: Annotated[PolicySettings, "from scores to a decision"] = PolicySettings()
+    golden: Annotated[
+        GoldenSettings, "parts of known quality, demanded at the start, after a change and every few hours"
+    ] = GoldenSettings()
+
+    def __post_init__(self) -> None:
+        golden, trigger = self.golden, self.trigger.kind
+        if golden.good and golden.kind == "parts":
+            signals = trigger in ("gpio", "http", "mqtt", "modbus", "plc")
+            _need(
+                (signals and trigger != "gpio") if golden.named else signals or trigger == "motion",
+                f"golden.kind = 'parts' with trigger.kind = '{trigger}', which tells "
+                + ("no part's name" if golden.named else "no part from the next"),
+                "take golden.named = false, or another trigger"
+                if golden.named
+                else "take photos, or another trigger",
+            )
 
 
 @dataclass(frozen=True)

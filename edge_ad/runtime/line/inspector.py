@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edge_ad.errors import ConfigError
 from edge_ad.runtime.engines.loaded import Engine
+from edge_ad.runtime.line.golden import GoldenGate
 from edge_ad.runtime.line.station import Station
 from edge_ad.runtime.settings import RunSettings
 from edge_ad.runtime.sinks.base import Sink
@@ -22,6 +23,7 @@ from edge_ad.runtime.stats import memory_mb
 
 TICK_S = 0.2
 RELOAD_S = 1.0  # between two looks at the artifacts' manifests
+GOLDEN_S = 1.0  # between two looks at whether golden parts are due
 DRAIN_S = 15.0
 log = logging.getLogger(__name__)
 
@@ -84,8 +86,16 @@ class Inspector:
         if len(set(names)) != len(names):
             self._close()
             raise ConfigError(f"two stations are called {names}", "give each a name of its own")
+        try:
+            for station in self.stations:
+                station.gate = GoldenGate(station, self.store) if station.settings.golden.good else None
+        except BaseException:
+            self._close()
+            raise
         self._started = time.monotonic()
+        self.gates = [station.gate for station in self.stations if station.gate]
         self._reloader = threading.Thread(target=self._reload_loop, name="reload", daemon=True)
+        self._golden = threading.Thread(target=self._golden_loop, name="golden", daemon=True)
 
     def run(self, on_tick: Callable[[Inspector], None] | None = None) -> Summary:
         """Inspect until the sources end, `frames` were taken, or `stop`; then deliver everything.
@@ -95,11 +105,14 @@ class Inspector:
         self._started = time.monotonic()
         self.hub.open()
         try:
+            for gate in self.gates:
+                gate.tick()
             for station in self.stations:
                 station.start()
             gc.collect()
             gc.freeze()  # long-lived objects: later collections needn't walk them
             self._reloader.start()
+            self._golden.start()
             while not self._stop.wait(TICK_S) and any(station.running for station in self.stations):
                 if any(station.failure for station in self.stations):
                     break
@@ -112,8 +125,9 @@ class Inspector:
             for station in self.stations:
                 station.join(DRAIN_S)
             self.hub.close(DRAIN_S)
-            if self._reloader.is_alive():
-                self._reloader.join(DRAIN_S)
+            for thread in (self._reloader, self._golden):
+                if thread.is_alive():
+                    thread.join(DRAIN_S)
             summary = self.summary()
             self._close()
             gc.unfreeze()
@@ -159,6 +173,9 @@ class Inspector:
         for station in self.stations:
             if problem := station.capture.problem():
                 found[f"camera {station.name}"] = problem
+        for gate in self.gates:
+            if why := gate.blocks():
+                found[f"golden parts {gate.station.name}"] = why
         if self.hub.store_error:
             found["store"] = self.hub.store_error
         for state in self.hub.states():
@@ -179,6 +196,11 @@ class Inspector:
         while self.settings.engine.reload and not self._stop.wait(RELOAD_S):
             for engine in self.engines.values():
                 engine.reload_if_changed()
+
+    def _golden_loop(self) -> None:
+        while self.gates and not self._stop.wait(GOLDEN_S):
+            for gate in self.gates:
+                gate.tick()
 
     def _may_take(self) -> bool:
         with self._lock:

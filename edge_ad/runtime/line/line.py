@@ -11,8 +11,9 @@ from typing import Annotated, Any
 
 from edge_ad.config import read_section
 from edge_ad.errors import ConfigError
+from edge_ad.runtime.line.filing import file_label
 from edge_ad.runtime.line.inspector import Inspector
-from edge_ad.runtime.page.data import LineView, Newest
+from edge_ad.runtime.page.data import Label, LineView, Newest
 from edge_ad.runtime.page.server import OperatorPage, PageConfig
 from edge_ad.runtime.settings import RunSettings, need_port
 from edge_ad.runtime.sinks.base import Delivery, Frame, PixelScores, Sink
@@ -115,6 +116,11 @@ class Line:
         observer = Observer(self.recalibration, lambda name: self._thresholds(name).get("pixel_threshold"))
         watched = (settings.page, settings.drift, settings.recalibration)
         self._metrics: Callable[[], bytes] | None = None
+        self._handshakes: list[Handshake] = []
+        if settings.page is None and any(station.golden.good for station in settings.station):
+            raise ConfigError(
+                "golden parts without [page]", "add [page]: there the line is released after a wrong one"
+            )
         if self._takes_plc_triggers() and not settings.sink.keys() & {"modbus", "opcua"}:
             raise ConfigError("trigger.kind = 'plc', and no PLC can reach it", "add [sink.modbus] or [sink.opcua]")
         made = [self._sink(name, table) for name, table in settings.sink.items()]
@@ -143,6 +149,8 @@ class Line:
                 self.page.start()
                 token = f", token {self.page.token}" if self.page.token else ""
                 log.warning("operator page: %s%s", self.page.address, token)
+                if self.inspector.gates and not self.page.token:
+                    log.warning("token that releases the line after a wrong golden part: %s", self.page.release_token)
             if self._drift:
                 self._drift.restore()
             return self.inspector.run(tick)
@@ -168,6 +176,8 @@ class Line:
         more: dict[str, Any] = {}
         if name in ("modbus", "opcua"):
             more["handshake"] = Handshake(self._trigger if self._takes_plc_triggers() else None)
+            more["handshake"].set_ok_blocked(any(station.golden.good for station in self.settings.station))
+            self._handshakes.append(more["handshake"])
         if name == "prometheus":
             more = {"sinks": lambda: self.inspector.hub.states(), "drift": self._drift_report}
         sink: Any = getattr(module, class_name)(config, **more)
@@ -207,6 +217,8 @@ class Line:
             calibration=self._thresholds,
             recalibration=self.recalibration,
             metrics=self._metrics,
+            gates=self.inspector.gates,
+            file_label=self._file_label,
         )
         return OperatorPage(view, config)
 
@@ -220,6 +232,12 @@ class Line:
         if policy.pixel_threshold is not None:
             found["pixel_threshold"] = policy.pixel_threshold
         return found
+
+    def _file_label(self, verdict: Mapping[str, Any], label: Label | None, picture: Path | None) -> str:
+        for station in self.inspector.stations:
+            if station.name == verdict["source"]:
+                return file_label(station, verdict["id"], verdict["decision"], label, picture)
+        return ""  # of a station that the settings no longer have
 
     def _cameras(self) -> list[dict[str, Any]]:
         rows = []
@@ -236,6 +254,9 @@ class Line:
         self.health.works("inspector")
         problems = inspector.problems()
         names = [f"camera {station.name}" for station in inspector.stations] + ["store"]
+        names += [f"golden parts {gate.station.name}" for gate in inspector.gates]
+        for handshake in self._handshakes:
+            handshake.set_ok_blocked(any(gate.blocks() for gate in inspector.gates))
         names += [f"sink {state.name}" for state in inspector.hub.states()]
         for name in names:
             self.health.fails(name, problems.get(name, ""))

@@ -18,6 +18,7 @@ from edge_ad.runtime.engines.runner import Outputs
 from edge_ad.runtime.line.admission import Admission
 from edge_ad.runtime.line.capture import Capture, Ended, Fault
 from edge_ad.runtime.line.geometry import FrameFixer, cut_tiles
+from edge_ad.runtime.line.golden import GoldenGate
 from edge_ad.runtime.line.job import Job, Part
 from edge_ad.runtime.line.judge import PartJudge
 from edge_ad.runtime.line.parts import PartAssembler
@@ -57,7 +58,7 @@ class Station:
         self.name = writable(settings.name or source.name)
         self.times = StageTimes()
         self.counts: dict[Decision, int] = {"OK": 0, "NG": 0, "UNSURE": 0, "ERROR": 0}
-        self.inspected = 0
+        self.inspected = self._failures = 0
         self.failure: Exception | None = None
         signals = settings.trigger.kind in ("gpio", "http", "mqtt", "modbus", "plc")
         self.signals = Signals(settings.trigger) if signals else None
@@ -71,8 +72,8 @@ class Station:
         self._to_judge: queue.Queue[Job | None] = queue.Queue(2)
         self.judge = PartJudge(settings.policy, self.calibration, self._emit)
         self._calibration: tuple[LoadedArtifact, dict[str, Any]] | None = None
-        self._failures = 0
         self.listener: Listener | None = None  # of a signal from outside
+        self.gate: GoldenGate | None = None  # where golden parts are demanded
         loops = {"prepare": self._prepare_loop, "infer": self._infer_loop, "judge": self._judge_loop}
         self._threads = [
             threading.Thread(target=self._guard, args=(loop,), name=f"{name}-{self.name}", daemon=True)
@@ -268,6 +269,7 @@ class Station:
 
     def _emit(self, job: Job, judgement: Judgement) -> None:
         job.mark("judge")
+        judgement = self.gate.apply(job.part.id, judgement, job.loaded) if self.gate else judgement
         latency_ms = job.latency_ms()
         loaded = job.loaded or self.engine.loaded
         reason = judgement.reason + (f" [{job.label}]" if job.label else "")

@@ -13,15 +13,25 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict
 
-from edge_ad.errors import EdgeAdError
-from edge_ad.runtime.page.data import Filter, Label, LineView, PageData, PictureKind
+from edge_ad.errors import DataError, EdgeAdError
+from edge_ad.runtime.page.data import Filter, Gate, Label, LineView, PageData, PictureKind
 from edge_ad.runtime.page.guard import COOKIE, SESSION_S, Guard, Sessions
 from edge_ad.runtime.page.live import LivePicture
 from edge_ad.runtime.verdict import writable
 from edge_ad.runtime.watch.health import answer
 
 KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
-STATIC = ("style.css", "app.js", "api.js", "charts.js", "numbers.js", "review.js", "login.js", "icon.svg")
+STATIC = (
+    "style.css",
+    "app.js",
+    "api.js",
+    "charts.js",
+    "golden.js",
+    "numbers.js",
+    "review.js",
+    "login.js",
+    "icon.svg",
+)
 WAIT_S = 5.0  # how long a request for a newer picture waits
 WATCHERS = 16
 VerdictId = Annotated[str, Path(pattern=r"^[0-9A-Za-z_-]{1,64}$")]
@@ -41,14 +51,29 @@ class LabelBody(Body):
     label: Label | None
 
 
+class StationBody(Body):
+    """Which station."""
+
+    station: str
+
+
+class ReleaseBody(StationBody):
+    """Who releases the line, why, and the token that lets them."""
+
+    token: str
+    by: str
+    note: str = ""
+
+
 class LoginBody(Body):
     """The token that the inspector printed."""
 
     token: str
 
 
-def create_app(view: LineView, *, version: str, token: str, hosts: frozenset[str]) -> Guard:
-    """The guarded ASGI application. token: empty where none is asked for. hosts: see Guard."""
+def create_app(view: LineView, *, version: str, token: str, hosts: frozenset[str], release_token: str = "") -> Guard:
+    """The guarded ASGI application. token: empty where none is asked for. release_token: lifts the block of golden
+    parts; empty: nothing does. hosts: see Guard."""
     data = PageData(view)
     sessions = Sessions(token) if token else None
     app = FastAPI(title="EdgeAD operator page", version=version, docs_url=None, redoc_url=None)
@@ -57,6 +82,7 @@ def create_app(view: LineView, *, version: str, token: str, hosts: frozenset[str
     _reading(app, data, version)
     _pictures(app, view, data)
     _writing(app, view, data, sessions)
+    _golden(app, view, Sessions(release_token) if release_token else None)
 
     @app.exception_handler(EdgeAdError)
     def known(request: Request, error: EdgeAdError) -> JSONResponse:
@@ -222,6 +248,36 @@ def _writing(app: FastAPI, view: LineView, data: PageData, sessions: Sessions | 
             COOKIE, sessions.issue(), max_age=SESSION_S, httponly=True, samesite="strict", secure=secure
         )
         return response
+
+
+def _golden(app: FastAPI, view: LineView, keys: Sessions | None) -> None:
+    def gate_of(station: str) -> Gate:
+        for gate in view.gates:
+            if gate.report()["station"] == station:
+                return gate
+        raise HTTPException(404, "no golden parts are demanded there")
+
+    @app.post("/api/golden/repeat", responses={403: {"description": "not from this page"}, 404: {}})
+    def repeat(body: StationBody) -> dict[str, Any]:
+        """Demands a station's golden parts once more."""
+        gate = gate_of(body.station)
+        gate.demand("asked for on the page")
+        return gate.report()
+
+    @app.post("/api/golden/release", responses={403: {"description": "not the token"}, 404: {}, 409: {}, 429: {}})
+    def release(body: ReleaseBody) -> dict[str, Any]:
+        """Lifts the block after a wrong golden part; the token is asked for again, whoever is logged in."""
+        gate = gate_of(body.station)
+        if keys is None or keys.is_throttled():
+            raise HTTPException(429, "too many attempts")
+        if not keys.is_token(body.token):
+            keys.count_failure()
+            raise HTTPException(403, "that is not the token")
+        try:
+            gate.release(body.by, body.note)
+        except DataError as error:
+            raise HTTPException(409, f"{error.message}: {error.hint}") from error
+        return gate.report()
 
 
 def _found(value: dict[str, Any] | None) -> dict[str, Any]:

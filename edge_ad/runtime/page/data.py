@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -51,6 +51,16 @@ class Newest(NamedTuple):
     decision: str = ""
 
 
+class Gate(Protocol):
+    """Golden parts of a station, see edge_ad.runtime.line.golden."""
+
+    def report(self) -> dict[str, Any]: ...
+
+    def demand(self, why: str) -> None: ...
+
+    def release(self, by: str, note: str) -> None: ...
+
+
 @dataclass
 class LineView:
     """Everything the page may see of a running line. The inspector fills it in.
@@ -59,6 +69,8 @@ class LineView:
     `connecting`, `reconnecting`, `frozen`, `black`, `stopped`), fps, message, dropped. sinks: the hub's states.
     pictures: files kept of a verdict, by kind. metrics: Prometheus' text, where it is made. calibration: the
     thresholds in force for a camera, of the first one with None, with the promise and the scores behind them.
+    gates: of the stations where golden parts are demanded. file_label: files a labelled part's picture with the
+    artifact, and says what was filed.
     """
 
     name: str
@@ -73,6 +85,8 @@ class LineView:
     calibration: Callable[[str | None], Mapping[str, Any]] = lambda camera: {}
     recalibration: RecalibrationSet | None = None
     metrics: Callable[[], bytes] | None = None
+    gates: Sequence[Gate] = ()
+    file_label: Callable[[Mapping[str, Any], Label | None, Path | None], str] = lambda verdict, label, picture: ""
 
 
 class PageData:
@@ -103,6 +117,7 @@ class PageData:
             "sinks": self._sinks(),
             "health": {"live": health.live, "ready": health.ready, "problems": list(health.problems)},
             "drift": self.view.drift.report() if self.view.drift else None,
+            "golden": [gate.report() for gate in self.view.gates],
             "hour": self._for(1.0, self._hour),
             "open_reviews": self._for(1.0, self._open_reviews),
         }
@@ -123,19 +138,21 @@ class PageData:
         return self._row(rows[0]) if rows else None
 
     def label(self, id: str, label: Label | None) -> dict[str, Any] | None:
-        """Stores what a person says the part was, and hands its picture to the re-calibration set.
+        """Stores what a person says the part was, and hands its picture on; None where there is no such verdict.
 
-        None where there is no such verdict.
+        It goes to the re-calibration set, and a miss or a rejected good part to the artifact: `filed` says so.
         """
         found = self.verdict(id)
         if found is None:
             return None
         self.view.store.review(id, review_of(found["decision"], label))
+        picture = self.view.pictures(id).get("picture")
         if self.view.recalibration is not None:
-            picture = self.view.pictures(id).get("picture")
             self.view.recalibration.label(id, label, picture)
+        filed = self.view.file_label(found, label, picture)
         self._kept.clear()
-        return self.verdict(id)
+        labelled = self.verdict(id)
+        return labelled and labelled | {"filed": filed}
 
     def picture(self, id: str, kind: PictureKind) -> Path | None:
         """The file kept of a verdict, or None."""

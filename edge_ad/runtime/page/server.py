@@ -53,6 +53,7 @@ class OperatorPage:
         need("fastapi", why="the operator page")
         uvicorn: Any = need("uvicorn", why="the operator page")
         self.token = config.token or ("" if is_loopback(config.host) else secrets.token_urlsafe(24))
+        self.release_token = self.token or secrets.token_urlsafe(24)  # asked for again, whoever is logged in
         try:
             self._socket = socket.create_server(
                 (config.host, config.port), family=socket.AF_INET6 if ":" in config.host else socket.AF_INET
@@ -68,7 +69,9 @@ class OperatorPage:
         from edge_ad.runtime.page.app import create_app  # noqa: PLC0415  (imports FastAPI)
 
         hosts = frozenset({"127.0.0.1", "localhost", "::1", config.host, *config.allowed_hosts})
-        self.app = create_app(view, version=edge_ad.__version__, token=self.token, hosts=hosts)
+        self.app = create_app(
+            view, version=edge_ad.__version__, token=self.token, release_token=self.release_token, hosts=hosts
+        )
         self._server = uvicorn.Server(
             uvicorn.Config(
                 self.app,

@@ -13,7 +13,8 @@ Modbus and OPC UA speak it:
 
 A trigger while trigger ready is 0 takes no picture: acquisition error = 1 with a code, until `reset`. Without
 `buffer results` a new result replaces the last one; with it, up to 64 wait for their acknowledgement, and one more
-sets `overrun` and is not kept (it is in the store). A line that runs freely gets results with ids of their own.
+sets `overrun` and is not kept (it is in the store). While golden parts are due or were judged wrong, `ok blocked` is
+1: parts are inspected, and none gets an OK. A line that runs freely gets results with ids of their own.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Signals:
     result_valid: bool = False
     inspection_complete: bool = False  # changes with every result
     overrun: bool = False
+    ok_blocked: bool = False  # golden parts are due or were judged wrong: no part gets an OK
     result_id: int = 0  # the acquisition that `result` belongs to
     result: Verdict | None = None
     counts: dict[str, int] = field(default_factory=dict)  # results by decision since the start
@@ -85,6 +87,10 @@ class Handshake:
     def set_online(self, online: bool) -> None:
         """Says whether the inspector can inspect."""
         self._set(lambda: self._show(online=online))
+
+    def set_ok_blocked(self, blocked: bool) -> None:
+        """Says whether golden parts keep every part from getting an OK."""
+        self._set(lambda: self._show(ok_blocked=blocked))
 
     def plc(
         self,

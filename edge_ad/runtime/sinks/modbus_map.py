@@ -61,6 +61,7 @@ STATUS_BITS = (
     "result_valid",
     "inspection_complete",
     "overrun",
+    "ok_blocked",
 )
 CONTROL_BITS = ("trigger_enable", "trigger", "buffer_results", "result_ack", "reset")
 STATUS_SIZE = STATUS[-1].address + STATUS[-1].size

@@ -41,6 +41,7 @@ STATUS = (
     ("AcquisitionError", "Boolean", "acquisition_error"),
     ("ErrorCode", "UInt16", "error_code"),
     ("Overrun", "Boolean", "overrun"),
+    ("OkBlocked", "Boolean", "ok_blocked"),
     ("ResultValid", "Boolean", "result_valid"),
     ("InspectionComplete", "Boolean", "inspection_complete"),
 )

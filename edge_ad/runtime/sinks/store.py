@@ -10,14 +10,14 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from edge_ad.errors import DataError
-from edge_ad.runtime.verdict import DefectBox, Verdict
+from edge_ad.runtime.verdict import DefectBox, Verdict, writable
 
 Review = Literal["true_alarm", "false_alarm", "missed", "good"]
 REVIEWS: tuple[Review, ...] = ("true_alarm", "false_alarm", "missed", "good")
@@ -39,6 +39,11 @@ COLUMNS = (
     "id, time_ns, captured_ns, source, frame, part, decision, score, threshold, boxes, area, reason, "
     "latency_ms, artifact, engine"
 )
+# What people and the line did, beside verdicts; earlier versions open a store with this table too.
+EVENTS = """
+CREATE TABLE IF NOT EXISTS events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, time_ns INTEGER NOT NULL, source TEXT NOT NULL, kind TEXT NOT NULL,
+    text TEXT NOT NULL, facts TEXT NOT NULL)"""
 INSERT = f"INSERT INTO verdicts ({COLUMNS}) VALUES ({', '.join('?' * 15)})"
 DELETE_BATCH = 500  # rows a retention step removes at most, so that a verdict never waits long for it
 
@@ -50,6 +55,17 @@ class StoredVerdict:
     seq: int
     verdict: Verdict
     review: Review | None
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a person or the line did. source: the station. kind: one word. text: for people. facts: plain values."""
+
+    time_ns: int
+    source: str
+    kind: str
+    text: str
+    facts: Mapping[str, Any]
 
 
 class Store:
@@ -122,6 +138,22 @@ class Store:
             when = None if review is None else time.time_ns()
             changed = db.execute("UPDATE verdicts SET review = ?, reviewed_ns = ? WHERE id = ?", (review, when, id))
             return changed.rowcount == 1
+
+    def add_event(self, source: str, kind: str, text: str, facts: Mapping[str, Any] | None = None) -> None:
+        """Write what was done, for whoever asks later. sqlite3.Error: the disk is full, gone or read-only."""
+        values = (time.time_ns(), writable(source), kind, writable(text), json.dumps(dict(facts or {})))
+        with self._transaction() as db:
+            db.execute("INSERT INTO events (time_ns, source, kind, text, facts) VALUES (?, ?, ?, ?, ?)", values)
+
+    def events(self, source: str | None = None, limit: int = 100) -> list[Event]:
+        """What was done, newest first, at most `limit`; at one station, or at all with None."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT time_ns, source, kind, text, facts FROM events WHERE ? IS NULL OR source = ? "
+                "ORDER BY seq DESC LIMIT ?",
+                (source, source, limit),
+            ).fetchall()
+        return [Event(int(row[0]), str(row[1]), str(row[2]), str(row[3]), json.loads(row[4])) for row in rows]
 
     def undelivered(self, sink: str, limit: int = 100) -> list[StoredVerdict]:
         """Verdicts that the sink hasn't delivered, oldest first."""
@@ -208,6 +240,7 @@ class Store:
                 db.execute(UPGRADES[earlier])
         if version != SCHEMA_VERSION:
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        db.execute(EVENTS)
         db.execute("COMMIT")
 
     def _move_damaged(self) -> Path:

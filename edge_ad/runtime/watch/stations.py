@@ -84,14 +84,14 @@ class DriftWatch:
         station = self._stations[name]
         loaded = self._scoring[name] = station.engine.loaded
         calibration = station.calibration(loaded)
-        return DriftMonitor(self.config, calibration or None, identity=_identity(loaded, calibration))
+        return DriftMonitor(self.config, calibration or None, identity=identity_of(loaded, calibration))
 
     def _file(self, station: str) -> Path:
         safe = "".join(letter if letter.isalnum() else "-" for letter in station)
         return self.folder / f"drift-{safe}.json"
 
 
-def _identity(loaded: LoadedArtifact, calibration: dict[str, Any]) -> str:
+def identity_of(loaded: LoadedArtifact, calibration: dict[str, Any]) -> str:
     """The same for versions of an artifact that give the same scores: reports in the manifest don't count."""
     files = {name: record.sha256 for name, record in sorted(loaded.artifact.manifest.files.items())}
     return hashlib.sha256(json.dumps([files, calibration], sort_keys=True).encode()).hexdigest()[:16]

@@ -1,6 +1,7 @@
 // The page: three views over the same inspector. It asks only while it is looked at.
 import { byId, clock, element, get, number, percent } from "./api.js";
 import { meter } from "./charts.js";
+import * as golden from "./golden.js";
 import * as numbers from "./numbers.js";
 import * as review from "./review.js";
 
@@ -37,7 +38,11 @@ function lamps() {
   if (!state.sinks.length) lamp("outputs-lamp", "unknown", "Outputs");
   else if (down.length) lamp("outputs-lamp", "warn", `${down.map((sink) => sink.name).join(", ")} down${held ? `, ${held} kept` : ""}`);
   else lamp("outputs-lamp", "good", "Outputs");
-  const problems = state.health.problems;
+  const problems = state.health.problems.filter((text) => !text.startsWith("golden parts "));
+  const blocked = golden.show(state.golden);
+  if (blocked) lamp("golden-lamp", blocked.state === "blocked" ? "bad" : "warn", "No OK: golden parts");
+  else lamp("golden-lamp", "good", "Golden parts");
+  byId("golden-lamp").hidden = !state.golden.length;
   if (bad) banner("bad", `No inspection from ${bad.name}: ${bad.message || bad.state}`);
   else if (problems.length) banner("bad", problems[0]);
   else if (warnings.length) banner("warn", driftText(warnings[0]));

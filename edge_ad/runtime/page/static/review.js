@@ -91,6 +91,7 @@ async function label(value) {
     if (listed) Object.assign(listed, answer);
     list();
     detail();
+    if (answer.filed) byId("d-facts").textContent = answer.filed;
   } catch (error) { byId("d-facts").textContent = `Not stored: ${error.message}`; }
 }
 

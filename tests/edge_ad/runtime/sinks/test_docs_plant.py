@@ -19,6 +19,7 @@ BITS = {
     "result_valid": "the result was not acknowledged yet",
     "inspection_complete": "changes with every result",
     "overrun": "more results waited than are kept; until reset",
+    "ok_blocked": "golden parts are due or were judged wrong: no part gets an OK",
     "trigger_enable": "triggers are wanted",
     "trigger": "rising: take a picture",
     "buffer_results": "results wait for their acknowledgement",
