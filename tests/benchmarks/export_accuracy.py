@@ -4,13 +4,17 @@
 
 PART is copied; graphs are written anew and judged as `edgead export` does. Ranges come from DATA's training photos.
 --keep FOLDER leaves the copy there, for `edgead bench model`; --as-is judges PART's own graphs and writes none.
+--level 127 writes INT8 with 8-bit weights (past quantize.SAFE_LEVEL) with only the layers of --skip in float:
+and shows what that costs on this machine. Its rows say "int8 to 127".
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import importlib.util
+import math
 import shutil
 import sys
 import tempfile
@@ -18,6 +22,7 @@ from pathlib import Path
 
 from edge_ad.artifact import Artifact
 from edge_ad.bench.rows import append_rows, device_name, revision, version_of
+from edge_ad.export import quantize
 from edge_ad.export.compare import compare
 from edge_ad.export.gate import ALL_METRICS
 from edge_ad.export.job import ExportOptions, export_precision
@@ -41,8 +46,16 @@ def main() -> None:
     parser.add_argument("--precisions", default=",".join(GRAPHS), help="separated by commas; fp32 is always written")
     parser.add_argument("--backends", default="onnxruntime-cpu,openvino", help="separated by commas")
     parser.add_argument("--keep", type=Path, help="where to leave the copy of PART")
+    parser.add_argument("--level", type=int, default=quantize.SAFE_LEVEL, help="largest whole number of a weight")
+    parser.add_argument("--skip", default="", help="layers to leave in float, separated by blanks; for --level")
     parser.add_argument("--as-is", action="store_true", help="judge PART's own graphs")
     given = parser.parse_args()
+    options = ExportOptions(threads=given.threads)
+    forbidden = given.level != quantize.SAFE_LEVEL
+    if forbidden:
+        quantize.SAFE_LEVEL = given.level
+        skip = tuple(given.skip.split())
+        options = dataclasses.replace(options, skip=skip, error_budget=math.inf, accept_loss=True)
     precisions = [name for name in GRAPHS if name == "fp32" or name in given.precisions.split(",")]
     backends = [
         name for name in given.backends.split(",")
@@ -54,7 +67,7 @@ def main() -> None:
         normals = load_normals(artifact, given.data / "train", given.images)
         measured = metrics_on(artifact, given.data)
         for precision in () if given.as_is else precisions:
-            export_precision(artifact, precision, normals, options=ExportOptions(threads=given.threads))
+            export_precision(artifact, precision, normals, options=options)
             print(f"wrote {precision}", file=sys.stderr)
         held = [image[None] for image in normals[len(normals) // 2 :]]
         reference = open_runner(artifact, "onnxruntime-cpu", "fp32", given.threads)
@@ -69,7 +82,8 @@ def main() -> None:
                 floats = artifact.manifest.reports.get(f"export.{precision}", {}).get("left_in_float", ())
                 row = {
                     "date": datetime.date.today().isoformat(), "revision": revision(), "device": device_name(),
-                    "category": " ".join(artifact.manifest.classes), "backend": backend, "precision": precision,
+                    "category": " ".join(artifact.manifest.classes), "backend": backend,
+                    "precision": precision + (f" to {given.level}" if forbidden and precision == "int8" else ""),
                     "versions": version_of(backend), "shape": "x".join(map(str, runner.image_size)),
                     "bytes": artifact.manifest.files[name].bytes, "left_in_float": " ".join(floats),
                     "rank_correlation": f"{apart.rank_correlation:.4f}",

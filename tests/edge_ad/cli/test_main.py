@@ -18,7 +18,7 @@ def run(capsys, *words):
     [
         (["train", "photos", "--out", "part", "--device", "tpu"], "unknown device 'tpu'"),
         (["synth", "photos", "--out", "part", "--device", "tpu"], "unknown device 'tpu'"),
-        (["demo", "--out", "file"], "file: File exists"),
+        (["demo", "--out", "file"], "file is a file, not a folder"),
         (["synth", "parts", "--out", "parts/more", "--source", "procedural"], "lies among the photos"),
     ],
 )

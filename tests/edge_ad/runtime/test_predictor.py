@@ -168,7 +168,7 @@ def test_a_predictor_survives_a_fork(calibrated, parts):
         expected = detector.predict(parts[0][0]).image_score
         child = context.Process(target=_score, args=(detector, parts[0][0], results))
         child.start()
-        assert results.get(timeout=60) == expected
-        child.join(60)
+        assert results.get(timeout=300) == expected
+        child.join(300)
         assert child.exitcode == 0
         assert detector.predict(parts[0][0]).image_score == expected

@@ -217,7 +217,7 @@ def two_processes_script(folder: Path, photos: list[Path]) -> Path:
 
 def said(command: list, word: str) -> list[list[str]]:
     """What the command prints after `word`, a list a line."""
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stderr
     return [line.split()[1:] for line in done.stdout.splitlines() if line.startswith(word)]
 

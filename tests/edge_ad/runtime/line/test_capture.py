@@ -15,7 +15,7 @@ from edge_ad.runtime.sources.opening import open_source
 spec = importlib.util.spec_from_file_location("cameras", Path(__file__).parents[1] / "sources" / "cameras.py")
 cameras = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(cameras)
-QUICK = {"reconnect_s": (0.05, 0.2), "timeout_s": 1.0}
+QUICK = {"reconnect_s": (0.05, 0.2), "timeout_s": 30.0}
 
 
 class Scripted(Source):
@@ -23,22 +23,23 @@ class Scripted(Source):
 
     name = "scripted"
 
-    def __init__(self, script, live=True, pace_s=0.0):
-        self.script, self.live, self.pace_s = iter(script), live, pace_s
+    def __init__(self, script, live=True, every_ms=0):
+        """every_ms: how far apart the pictures were taken, as they say; they come as fast as they are read."""
+        self.script, self.live, self.every_ns = iter(script), live, every_ms * 1_000_000
         self.number = self.opened = 0
 
     def open(self):
         self.opened += 1
 
     def read(self):
-        time.sleep(self.pace_s)
         step = next(self.script, None)
         if isinstance(step, Exception):
             raise step
         if step is None:
             return None
         self.number += 1
-        return Picture(step, self.number - 1, time.time_ns(), time.monotonic_ns())
+        captured_ns = self.number * self.every_ns if self.every_ns else time.monotonic_ns()
+        return Picture(step, self.number - 1, time.time_ns(), captured_ns)
 
     def close(self):
         pass
@@ -50,7 +51,7 @@ def capture(source, keep="every", depth=100, **settings):
     return thread
 
 
-def drain(thread, timeout_s=5):
+def drain(thread, timeout_s=60):
     items = []
     while True:
         try:
@@ -61,17 +62,18 @@ def drain(thread, timeout_s=5):
         items.append(item)
 
 
-def test_every_frame_waits_for_room_and_arrives():
+def test_every_frame_waits_for_room_and_arrives(wait_for):
     thread = capture(Scripted([cameras.numbered(n) for n in range(30)], live=False), depth=2)
-    time.sleep(0.2)
-    assert thread.seen <= 4
+    wait_for(lambda: thread.seen == 3)  # two wait in the queue, and one for room there
+    time.sleep(0.05)
+    assert thread.seen == 3
     assert [item.number for item in drain(thread)] == list(range(30))
     assert (thread.dropped, thread.state) == (0, "ended")
 
 
 def test_newest_frame_never_waits():
     thread = capture(Scripted([cameras.numbered(n) for n in range(30)]), keep="newest", depth=1)
-    thread.join(5)
+    thread.join(60)
     assert [item.number for item in drain(thread)] == [29]
     assert thread.dropped == 29
 
@@ -79,7 +81,7 @@ def test_newest_frame_never_waits():
 def test_black_and_frozen_pictures_are_outages_not_frames():
     black, still = np.zeros((240, 320, 3), np.uint8), cameras.numbered(7)
     script = [cameras.numbered(0), *[black] * 5, cameras.numbered(1), *[still] * 30, cameras.numbered(2)]
-    thread = capture(Scripted(script, pace_s=0.01), frozen_s=0.15)
+    thread = capture(Scripted(script, every_ms=10), frozen_s=0.15)
     items = drain(thread)
     faults = [item for item in items if isinstance(item, Fault)]
     assert [("black" in f.reason, "same picture" in f.reason) for f in faults] == [(True, False), (False, True)]
@@ -87,7 +89,7 @@ def test_black_and_frozen_pictures_are_outages_not_frames():
     numbers = [cameras.number_of(item.frame) for item in items if isinstance(item, Picture)]
     assert numbers[:2] == [0, 1]
     assert numbers[-1] == 2
-    assert 1 <= numbers.count(7) < 25
+    assert numbers.count(7) == 15
     assert not any(item.frame.flags.writeable for item in items if isinstance(item, Picture))
 
 
@@ -109,33 +111,32 @@ def test_a_driver_that_raises_anything_is_reconnected():
 def test_first_failure_ends_it_unless_told_to_keep_trying():
     source = open_source(SourceSettings(address="http://127.0.0.1:9/x", **QUICK))
     thread = capture(source)
-    thread.join(5)
+    thread.join(60)
     assert isinstance(thread.failure, SourceLost)
     patient = Capture(source, SourceSettings(address="x", **QUICK), keep="newest", depth=1, keep_trying=True)
     patient.start()
-    item = patient.get(5)
+    item = patient.get(60)
     assert isinstance(item, Fault)
     assert patient.state == "lost"
     patient.stop()
-    patient.join(5)
+    patient.join(60)
     assert patient.failure is None
 
 
 def test_stream_server_stopped_and_restarted_three_times(wait_for):
     server = cameras.MjpegServer(fps=100)
     thread = capture(open_source(SourceSettings(address=server.url, **QUICK)), keep="newest", depth=1)
-    assert isinstance(thread.get(5), Picture)
+    assert isinstance(thread.get(60), Picture)
     for round_ in range(3):
         server.stop()
         wait_for(lambda: thread.state == "lost")
-        time.sleep(0.1)
         server.start()
         wait_for(lambda: thread.state == "up")
         assert thread.reconnects == round_ + 1
     before = thread.seen
     wait_for(lambda: thread.seen > before + 10)
     thread.stop()
-    thread.join(5)
+    thread.join(60)
     server.stop()
     assert not thread.is_alive()
 
@@ -144,7 +145,7 @@ def test_stream_server_stopped_and_restarted_three_times(wait_for):
 def test_stop_ends_a_blocked_thread(keep):
     thread = capture(Scripted([cameras.numbered(n) for n in range(50)]), keep=keep, depth=1)
     thread.stop()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -173,14 +174,14 @@ def test_a_read_that_hangs_is_an_outage_and_is_interrupted(caplog, monkeypatch):
     monkeypatch.setattr("edge_ad.runtime.line.capture.MARGIN_S", 0.1)
     source = Hanging([cameras.numbered(0)])
     thread = capture(source)
-    assert isinstance(thread.get(5), Picture)
+    assert isinstance(thread.get(60), Picture)
     fault = next(item for item in iter(lambda: thread.get(0.05), "") if item)
     assert fault.outage
     assert "no whole frame within 0.1 s" in fault.reason
-    assert isinstance(thread.get(5), Picture)
+    assert isinstance(thread.get(60), Picture)
     assert caplog.text.count("is back") == 1
     thread.stop()
-    thread.join(5)
+    thread.join(60)
 
 
 @pytest.mark.parametrize("live", [True, False])
@@ -191,7 +192,7 @@ def test_stopping_leaves_a_source_behind_that_hangs(live, monkeypatch):
     thread.stop()
     assert [type(item) for item in drain(thread)] in ([Picture], [])
     source.released.set()
-    thread.join(5)
+    thread.join(60)
 
 
 def test_a_camera_that_opens_but_sends_nothing_is_not_back(caplog, wait_for):

@@ -27,7 +27,7 @@ def run(line_artifact, out, *words, **options):
     """(exit code, standard error) of `edgead run` on the artifact."""
     command = [sys.executable, "-m", "edge_ad", "run", line_artifact.path, "--out", out, "--headless", *words]
     done = subprocess.run(
-        [*map(str, command)], capture_output=True, text=True, timeout=100, check=False, cwd=out.parent,
+        [*map(str, command)], capture_output=True, text=True, timeout=300, check=False, cwd=out.parent,
         env={**os.environ, "COLUMNS": "300"}, **options,
     )  # fmt: skip
     assert "Traceback" not in done.stderr
@@ -54,7 +54,7 @@ def test_a_triggers_part_in_broken_unicode_is_stored(run_settings, cameras, prod
             if running.stations[0].capture.state == "up" and not sent:
                 port = running.stations[0].listener.port
                 for body in (b'{"part": "\\ud800"}', b'{"part": "next"}'):
-                    sent.append(urllib.request.urlopen(f"http://127.0.0.1:{port}/trigger", body, timeout=5).status)
+                    sent.append(urllib.request.urlopen(f"http://127.0.0.1:{port}/trigger", body, timeout=60).status)
             if running.hub.stored == 2:
                 running.stop()
 
@@ -129,7 +129,7 @@ def test_words_of_another_encoding_end_no_command(part_folder):
     (part_folder / "000.png").rename(part_folder / "grün.png")
     shutil.copy(part_folder / "grün.png", part_folder / "copy.png")
     done = subprocess.run(
-        [sys.executable, "-m", "edge_ad", "check", str(part_folder)], capture_output=True, timeout=100, check=False,
+        [sys.executable, "-m", "edge_ad", "check", str(part_folder)], capture_output=True, timeout=300, check=False,
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

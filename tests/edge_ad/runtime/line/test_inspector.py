@@ -36,13 +36,13 @@ class Running:
 
     def stop(self):
         self.inspector.stop()
-        self._thread.join(30)
+        self._thread.join(60)
         assert not self._thread.is_alive()
         return self.result
 
 
 def station(address, **tables):
-    source = {"address": str(address), "reconnect_s": [0.05, 0.2], "timeout_s": 1.0, **tables.pop("source", {})}
+    source = {"address": str(address), "reconnect_s": [0.05, 0.2], "timeout_s": 30.0, **tables.pop("source", {})}
     return {"source": source, **tables}
 
 
@@ -156,7 +156,7 @@ def test_a_full_disk_stops_no_verdict_and_is_made_up_for(run_settings, part_fold
             wait_for(lambda: not inspector.hub.store_error)
         finally:
             inspector.stop()
-            thread.join(30)
+            thread.join(60)
         summary = inspector.summary()
         assert summary.unstored == 0
         with Store(small / "verdicts.sqlite") as store:
@@ -198,7 +198,7 @@ def test_stream_outage_is_one_error_verdict_and_then_goes_on(run_settings, camer
 
 
 def test_deadline_is_answered_on_time_and_only_once(run_settings, part_folder, stored, wait_for, monkeypatch):
-    policy = {"deadline_ms": 150, "on_deadline": "NG"}
+    policy = {"deadline_ms": 600, "on_deadline": "NG"}
     settings = run_settings(station(part_folder, policy=policy, source={"queue": 1}))
     inspector = Inspector(settings)
     loaded = inspector.stations[0].engine.loaded
@@ -217,7 +217,9 @@ def test_deadline_is_answered_on_time_and_only_once(run_settings, part_folder, s
     late = [v for v in verdicts if "deadline" in v.reason]
     assert len(verdicts) == 20
     assert answered
-    assert 1 <= summary.late == len(late) < 20  # the slow one, and those queued behind it
+    assert 2 in [v.frame for v in late]  # the slow one; some that waited behind it may be late as well
+    assert summary.late == len(late)
+    assert all(v.latency_ms["total"] >= 600 for v in late)
     assert all(v.decision == "NG" and v.score is None for v in late)
     assert len({v.id for v in verdicts}) == 20
 
@@ -250,7 +252,7 @@ def test_tiles_find_what_the_whole_picture_hides(run_settings, tmp_path, stored,
 
 
 def test_http_trigger_inspects_one_frame_a_signal(run_settings, cameras, product, stored, wait_for):
-    trigger = {"kind": "http", "port": -1}
+    trigger = {"kind": "http", "port": -1, "timeout_ms": 30_000}
     with cameras.MjpegServer(picture=product[0]) as server:
         running = Running(run_settings(station(server.url, trigger=trigger)))
         wait_for(lambda: running.inspector.stations[0].capture.state == "up")
@@ -259,10 +261,11 @@ def test_http_trigger_inspects_one_frame_a_signal(run_settings, cameras, product
             request = urllib.request.Request(
                 f"http://127.0.0.1:{port}/trigger", b'{"part": "%s"}' % part.encode(), method="POST"
             )
-            with urllib.request.urlopen(request, timeout=5) as reply:
+            with urllib.request.urlopen(request, timeout=60) as reply:
                 assert reply.status == 202
         wait_for(lambda: sum(running.inspector.stations[0].counts.values()) == 2)
-        time.sleep(0.2)
+        seen = running.inspector.stations[0].capture.seen
+        wait_for(lambda: running.inspector.stations[0].capture.seen > seen + 10)  # nobody asked for these
         running.stop()
     assert [v.part for v in stored()] == ["A-17", "A-18"]
 

@@ -1,7 +1,6 @@
 """A whole run whose PLC is a real Modbus client."""
 
 import threading
-import time
 
 import pytest
 
@@ -9,10 +8,10 @@ from edge_ad.runtime.line.line import Line
 from edge_ad.runtime.sinks.modbus_map import STATUS, STATUS_BITS, STATUS_SIZE, decode
 
 
-def test_a_plc_triggers_a_part_and_gets_its_result(run_settings, part_folder):
+def test_a_plc_triggers_a_part_and_gets_its_result(run_settings, part_folder, wait_for):
     client_module = pytest.importorskip("pymodbus.client")
     settings = run_settings(
-        {"source": {"address": str(part_folder), "repeat": True}, "trigger": {"kind": "plc", "timeout_ms": 20000}},
+        {"source": {"address": str(part_folder), "repeat": True}, "trigger": {"kind": "plc", "timeout_ms": 60000}},
         sink={"modbus": {"port": 0}},
     )
     line = Line(settings, [])
@@ -20,22 +19,22 @@ def test_a_plc_triggers_a_part_and_gets_its_result(run_settings, part_folder):
     thread = threading.Thread(target=line.run)
     thread.start()
     try:
-        until = time.monotonic() + 20
-        while not sink.port and time.monotonic() < until:
-            time.sleep(0.02)
-        client = client_module.ModbusTcpClient("127.0.0.1", port=sink.port, timeout=5)
+        wait_for(lambda: sink.port)
+        client = client_module.ModbusTcpClient("127.0.0.1", port=sink.port, timeout=60)
         assert client.connect()
         client.write_registers(1, [0, 321])
         client.write_coils(0, [True, True])
-        while time.monotonic() < until:
-            seen = decode(STATUS, client.read_input_registers(0, count=STATUS_SIZE).registers)
-            if int(seen["status"]) >> STATUS_BITS.index("result_valid") & 1:
-                break
-            time.sleep(0.02)
+        seen = {}
+
+        def result_is_valid():
+            seen.update(decode(STATUS, client.read_input_registers(0, count=STATUS_SIZE).registers))
+            return int(seen["status"]) >> STATUS_BITS.index("result_valid") & 1
+
+        wait_for(result_is_valid)
         client.close()
     finally:
         line.inspector.stop()
-        thread.join(30)
+        thread.join(60)
     assert (seen["acquisition_id"], seen["result_id"]) == (1, 1)
     assert seen["decision"] in (1, 2)
     assert len(seen["verdict"]) == 24

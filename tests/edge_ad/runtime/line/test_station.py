@@ -39,7 +39,7 @@ def test_the_next_part_is_taken_while_the_engine_works(line_artifact):
 
         def __call__(self, images):
             begun.set()
-            assert done.wait(20)
+            assert done.wait(120)
             return runner(images)
 
         def close(self):
@@ -48,13 +48,13 @@ def test_the_next_part_is_taken_while_the_engine_works(line_artifact):
     engine.loaded.runner = Held()
     thread = threading.Thread(target=engine.loaded.infer, args=(np.zeros((1, 3, *runner.image_size), np.float32),))
     thread.start()
-    assert begun.wait(20)
+    assert begun.wait(120)
     other = threading.Thread(target=lambda: engine.current().release(), daemon=True)
     other.start()
-    other.join(10)
+    other.join(60)
     taken = not other.is_alive()
     done.set()
-    thread.join(20)
+    thread.join(60)
     assert taken
     engine.close()
 
@@ -65,7 +65,7 @@ def test_a_slow_engine_gets_the_cameras_newest_frame(run_settings, cameras, prod
     import threading
 
     ahead = []
-    with cameras.MjpegServer(picture=product[0], fps=20) as server:
+    with cameras.MjpegServer(picture=product[0], fps=10) as server:
         inspector = Inspector(run_settings({"name": "top", "source": {"address": server.url}}))
         station = inspector.stations[0]
         infer, infer_job = station.engine.loaded.infer, station._infer
@@ -83,10 +83,10 @@ def test_a_slow_engine_gets_the_cameras_newest_frame(run_settings, cameras, prod
         thread = threading.Thread(target=inspector.run)
         thread.start()
         try:
-            wait_for(lambda: len(ahead) > 8, 60)
+            wait_for(lambda: len(ahead) > 8)
         finally:
             inspector.stop()
-            thread.join(30)
+            thread.join(60)
     assert sorted(ahead[2:])[len(ahead[2:]) // 2] <= 3
 
 
@@ -100,8 +100,8 @@ def test_a_camera_without_parts_or_with_faults_never_blocks(run_settings, camera
         thread = threading.Thread(target=inspector.run)
         thread.start()
         try:
-            wait_for(lambda: inspector.stations[0].inspected > 10, 60)
+            wait_for(lambda: inspector.stations[0].inspected > 10)
         finally:
             inspector.stop()
-            thread.join(30)
+            thread.join(60)
     assert [v.decision for v in stored()].count("ERROR") >= 1

@@ -29,27 +29,28 @@ def waiting(signals):
     return [part for _, part in signals._waiting]
 
 
-def test_a_signal_is_answered_by_the_first_frame_after_it():
+def test_a_signal_is_answered_by_the_first_frame_after_it(monkeypatch):
+    before = 10**15
+    monkeypatch.setattr(time, "monotonic_ns", lambda: before + 1)
     signals = Signals(TriggerSettings(kind="http", delay_ms=50, timeout_ms=100))
-    before = time.monotonic_ns()
     assert signals.fire() == "1"
     assert signals.fire("A-7") == "A-7"
     assert signals.match(before) is None  # taken before the part was in place
-    assert signals.match(time.monotonic_ns() + 10_000_000) is None  # within the delay
-    later = time.monotonic_ns() + 60_000_000
+    assert signals.match(before + 10_000_000) is None  # within the delay
+    later = before + 60_000_000
     assert [signals.match(later)[0], signals.match(later)[0]] == ["1", "A-7"]  # one frame each
     assert signals.match(later) is None
     assert signals.answered.is_set()
     signals.fire("late")
     assert signals.timed_out() == []
-    time.sleep(0.2)
+    monkeypatch.setattr(time, "monotonic_ns", lambda: before + 160_000_000)
     assert [part for part, _ in signals.timed_out()] == ["late"]
 
 
 def post(port, body=b"", path="/trigger", **headers):
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, headers, method="POST")
     try:
-        with urllib.request.urlopen(request, timeout=5) as reply:
+        with urllib.request.urlopen(request, timeout=60) as reply:
             return reply.status, json.loads(reply.read())
     except urllib.error.HTTPError as error:
         with error:
@@ -81,7 +82,7 @@ def test_a_client_that_goes_away_prints_nothing(capfd):
     listener = HttpTrigger(TriggerSettings(kind="http", port=-1), Signals(TriggerSettings(kind="http")))
     listener.open()
     try:
-        client = socket.create_connection(("127.0.0.1", listener.port), 5)
+        client = socket.create_connection(("127.0.0.1", listener.port), 60)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close resets
         client.sendall(b"POST /trigger HTTP/1.1\r\nContent-Length: 9\r\n\r\n{")
         time.sleep(0.2)
@@ -131,7 +132,7 @@ class PlcCoils:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
 
     async def _serve(self):
         from pymodbus.server import ModbusTcpServer
@@ -145,11 +146,11 @@ class PlcCoils:
             await server.serve_forever()
 
     def stop(self):
-        asyncio.run_coroutine_threadsafe(self._server.shutdown(), self._loop).result(10)
-        self._thread.join(10)
+        asyncio.run_coroutine_threadsafe(self._server.shutdown(), self._loop).result(60)
+        self._thread.join(60)
 
 
-def test_modbus_trigger_and_its_acknowledge(wait_for):
+def test_modbus_trigger_and_its_acknowledge(wait_for, monkeypatch):
     pytest.importorskip("pymodbus.simulator", reason="this pymodbus has another server interface")
     from pymodbus.client import ModbusTcpClient
 
@@ -159,9 +160,11 @@ def test_modbus_trigger_and_its_acknowledge(wait_for):
     trigger = ModbusTrigger(settings, signals)
     client = ModbusTcpClient("127.0.0.1", port=plc.port)
     wait_for(client.connect)
+    reads, read = [], trigger._read
+    monkeypatch.setattr(trigger, "_read", lambda client: reads.append(read(client)) or reads[-1])
     trigger.open()
     try:
-        time.sleep(0.2)
+        wait_for(lambda: reads)  # what is set before the first look is no edge
         for number in (1, 2):
             client.write_coil(3, True)
             wait_for(lambda: waiting(signals) != [])
@@ -169,7 +172,8 @@ def test_modbus_trigger_and_its_acknowledge(wait_for):
             client.write_coil(3, False)
             assert signals.match(time.monotonic_ns())[0] == str(number)  # the frame is taken
             wait_for(lambda: not client.read_coils(4, count=1).bits[0])  # the part may move
-        time.sleep(0.1)
+        seen = len(reads)
+        wait_for(lambda: len(reads) > seen + 3)
         assert waiting(signals) == []
     finally:
         trigger.close()

@@ -49,7 +49,7 @@ def served(tmp_path_factory):
     line.close()
 
 
-def until(browser, script, timeout_s=20):
+def until(browser, script, timeout_s=120):
     end = time.monotonic() + timeout_s
     while not browser.execute_script(f"return Boolean({script})"):
         assert time.monotonic() < end, script

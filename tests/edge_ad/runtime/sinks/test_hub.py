@@ -34,7 +34,7 @@ class Recorder(Sink):
         self.opened += 1
 
     def write(self, verdict, frame, pixel_scores):
-        self.gate.wait(20)
+        self.gate.wait(120)
         if self.broken:
             raise OSError("cable pulled")
         self.seen.append(verdict.frame)
@@ -69,10 +69,9 @@ def test_a_hanging_sink_stalls_nobody(store, wait_for):
     slow.gate.clear()
     hub = SinkHub([slow, quick], store, queue_size=8)
     hub.open()
-    started = time.perf_counter()
     for n in range(300):
         hub.submit(verdict(n))
-    assert time.perf_counter() - started < 1.0
+    assert slow.seen == []  # it still hangs in its first write: nobody waited for it
     wait_for(lambda: hub.stored == 300)
     wait_for(lambda: quick.seen[-1:] == [299])
     state = hub.states()[0]
@@ -190,7 +189,7 @@ def test_verdicts_reach_sinks_at_once_while_the_disk_is_full(store, full, wait_f
 def test_frames_do_not_pile_up_behind_a_slow_disk(store, monkeypatch, wait_for):
     gate = threading.Event()
     add = store.add
-    monkeypatch.setattr(store, "add", lambda *arguments: (gate.wait(20), add(*arguments))[1])
+    monkeypatch.setattr(store, "add", lambda *arguments: (gate.wait(120), add(*arguments))[1])
     sink = Recorder("pictures")
     hub = SinkHub([sink], store, queue_size=1000)
     hub.open()
@@ -208,9 +207,8 @@ def test_close_leaves_a_hanging_sink_behind(store):
     hub = SinkHub([sink], store)
     hub.open()
     hub.submit(verdict(0))
-    started = time.perf_counter()
     hub.close(timeout_s=0.3)
-    assert time.perf_counter() - started < 3
+    assert sink.seen == []  # it still hangs
     assert store.count() == 1
     sink.gate.set()
 

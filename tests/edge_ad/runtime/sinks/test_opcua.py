@@ -43,7 +43,7 @@ def line():
 
 
 def client_of(sink, password="correct horse"):
-    client = asyncua.Client(f"opc.tcp://127.0.0.1:{sink.port}/edgead/", timeout=20)
+    client = asyncua.Client(f"opc.tcp://127.0.0.1:{sink.port}/edgead/", timeout=60)
     if password:
         client.set_user("plc")
         client.set_password(password)
@@ -116,7 +116,7 @@ def test_a_plc_runs_the_whole_handshake(line):
             await until(valid, False)
             await asyncio.to_thread(sink.write, verdict(score=None, decision="ERROR"))
             assert math.isnan(await score.read_value())
-            for _ in range(100):
+            for _ in range(3000):
                 if subscriber.seen[-2:] == [True, False]:
                     break
                 await asyncio.sleep(0.02)
