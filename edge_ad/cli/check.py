@@ -11,11 +11,18 @@ import typer
 
 if TYPE_CHECKING:
     from edge_ad.data.checkup import Checkup
+    from edge_ad.pipeline.unlike import Unlike
 
 
 def command(
     data: Annotated[Path, typer.Argument(help="Folder of photos: MVTec AD, VisA or MPDD layout, or plain.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    unlike: Annotated[
+        bool, typer.Option("--unlike", help="Also find good photos that look like no other (needs PyTorch, minutes).")
+    ] = False,
+    weights: Annotated[
+        str | None, typer.Option(help="With --unlike: the teacher's weights, as `edgead train` takes them.")
+    ] = None,
     show: Annotated[int, typer.Option(min=0, help="Files to name for each kind of finding; 0 for all.")] = 8,
 ) -> None:
     """Report what is in a data folder: counts, sizes, broken, double and odd photos, missing masks.
@@ -27,15 +34,51 @@ def command(
     from edge_ad.errors import DataError
 
     checkup = check_up(scan(data))
+    strange = _find_unlike(data, weights) if unlike and checkup.trainable else []
     if as_json:
-        typer.echo(json.dumps(checkup.to_dict(), indent=1))
+        more = {"unlike": [one._asdict() | {"path": str(one.path)} for one in strange]} if unlike else {}
+        typer.echo(json.dumps(checkup.to_dict() | more, indent=1))
     else:
         _print(checkup, data, show or 10**9)
+        if unlike:
+            _print_unlike(strange, data, show or 10**9)
     if not checkup.trainable:
         raise DataError(
             f"{data} can't be trained on: {'; '.join(checkup.obstacles)}",
             "add photos of good parts, or repair the files named above",
         )
+
+
+def _find_unlike(data: Path, weights: str | None) -> list[Unlike]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from edge_ad.model.frame_features import frame_features
+    from edge_ad.pipeline.unlike import find_unlike
+    from edge_ad.training.photos import find_photos
+
+    photos = find_photos([data])
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("comparing each photo with all others", total=len(photos.samples))
+        features = frame_features(weights, photos.median_size())
+        return find_unlike(photos, features, lambda: progress.advance(task))
+
+
+def _print_unlike(strange: list[Unlike], data: Path, show: int) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    from edge_ad.cli import in_one_line
+
+    console = Console(highlight=False, soft_wrap=True)
+    if not strange:
+        console.print("every good photo looks like others")
+        return
+    console.print(f"[bold yellow]good photos that look like no other, look at them: {len(strange)}[/]")
+    for one in strange[:show]:
+        times = f"{one.distance / one.usual:.1f} times as far from its nearest as usual among {one.photos}"
+        where = one.path.relative_to(data) if one.path.is_relative_to(data) else one.path
+        console.print(f"  {escape(in_one_line(str(where)))}: {times}")
 
 
 def _print(checkup: Checkup, data: Path, show: int) -> None:

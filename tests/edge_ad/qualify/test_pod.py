@@ -31,6 +31,45 @@ def test_the_published_logistic_example():
     assert limit.note == ""
 
 
+# The 60 simulated inspections that come with the US Air Force Research Laboratory's POD v4.5, the program of
+# MIL-HDBK-1823A's users (HitMissData_Good_1), and what it states for the logit model of the size itself
+# (HitMissResults_Good_1): intercept, slope, a90, and a90/95 by Wald's bound of the curve
+POD_SIZES = (
+    0.026429706, 0.033503454, 0.053120163, 0.070630726, 0.079225089, 0.094606814, 0.095282408, 0.102307749,
+    0.107649372, 0.120030103, 0.120304186, 0.130035327, 0.14030999, 0.153704356, 0.153917693, 0.166910359,
+    0.181461883, 0.187918014, 0.191985489, 0.206296735, 0.22125183, 0.22254802, 0.223172984, 0.226625926,
+    0.234836897, 0.240048821, 0.245869667, 0.247247879, 0.24864422, 0.254521076, 0.259783658, 0.260924841,
+    0.270902464, 0.283500563, 0.284831232, 0.28762478, 0.291295773, 0.296634941, 0.308812298, 0.319062008,
+    0.322503578, 0.345716849, 0.356358449, 0.366939348, 0.392040921, 0.401791147, 0.413413202, 0.417064974,
+    0.425014553, 0.427228229, 0.434310898, 0.452074355, 0.474195496, 0.5148145, 0.538676457, 0.541220773,
+    0.54866743, 0.553663894, 0.604257669, 0.718182309,
+)  # fmt: skip
+POD_MISSED = (*range(20), 21, 22, 23, 24, 25, 26, 27, 30, 35, 37)
+POD_STATED = {"intercept": -11.83265105, "slope": 45.30678376, "a90": 0.309663906, "a90_95": 0.381546911}
+
+
+def test_the_reference_study_of_the_handbooks_program():
+    sizes = np.array(POD_SIZES)
+    hits = np.isin(np.arange(60), POD_MISSED, invert=True)
+    limit = fit_hit_miss(np.exp(sizes), hits)  # ours is over logarithms, theirs over sizes
+    assert (limit.trials, limit.hits) == (60, 30)
+    assert limit.b0 == pytest.approx(POD_STATED["intercept"], rel=1e-7)
+    assert limit.b1 == pytest.approx(POD_STATED["slope"], rel=1e-7)
+    assert np.log(limit.a90) == pytest.approx(POD_STATED["a90"], rel=1e-7)
+    # Wald's bound lies higher than one from the likelihood, which the handbook prefers: 0.0719 above a90, not 0.0568
+    above = np.log(limit.a90_95) - np.log(limit.a90)
+    assert 0.7 < above / (POD_STATED["a90_95"] - POD_STATED["a90"]) < 1
+    from scipy.optimize import brentq
+
+    p = 1 / (1 + np.exp(-(limit.b0 + limit.b1 * sizes)))
+    design = np.stack([np.ones(60), sizes])
+    (c00, c01), (_, c11) = np.linalg.inv((design * p * (1 - p)) @ design.T)
+    wald = brentq(
+        lambda a: limit.b0 + limit.b1 * a - 1.6449 * np.sqrt(c00 + 2 * a * c01 + a * a * c11) - np.log(9), 0.31, 1
+    )
+    assert wald == pytest.approx(POD_STATED["a90_95"], rel=5e-4)  # they read it off a grid
+
+
 def test_bounds_agree_with_another_program_where_many_trials_make_them_the_same():
     statsmodels = pytest.importorskip("statsmodels.api")
     from scipy.stats import norm
