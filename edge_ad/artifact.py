@@ -291,7 +291,7 @@ def hash_file(path: Path) -> tuple[str, int]:
 
 
 def photo_key(path: Path) -> str:
-    """Tells a photo from others by its file's content: the first 16 hex digits of its SHA-256."""
+    """A photo's key, by its file's content: the first 16 hex digits of its SHA-256; ArtifactError if unreadable."""
     return _digest(path)[0][:16]
 
 

@@ -1,6 +1,6 @@
-"""Measure a detector on labelled photos, whatever runs it: figures per category and per kind of defect.
+"""Metrics of a detector on labelled photos, whatever runs it: per category and per kind of defect.
 
-Photos are read ahead in threads and looked at one batch at a time; of each only its score is kept and its pixels
+Photos are read ahead in threads and scored one batch at a time; of each only its score is kept and its pixels
 go into histograms, so memory does not grow with the test set.
 """
 
@@ -60,7 +60,7 @@ class ImageScore(NamedTuple):
 
 
 class ScoredPhoto(NamedTuple):
-    """One photo while it is measured. pixel_scores: [256,256]; mask: [H,W] of the frame, None where unknown."""
+    """One photo with its scores. pixel_scores: [256, 256]; mask: [H, W] of the frame, None where unknown."""
 
     sample: Sample
     image_score: float
@@ -84,7 +84,7 @@ class CategoryResult:
         return tuple(sorted({one.sample.kind for one in self.scored if one.sample.label}))
 
     def metrics(self, kind: str | None = None) -> Metrics:
-        """Over all photos, or over the good ones and one kind of defect."""
+        """Metrics over all photos, or over the good ones and one kind of defect."""
         chosen = [one for one in self.scored if kind is None or not one.sample.label or one.sample.kind == kind]
         scores, labels = np.array([s.image_score for s in chosen]), np.array([s.sample.label for s in chosen], int)
         pixels = self.pool(self.pixels, kind)
@@ -103,7 +103,7 @@ class CategoryResult:
         )
 
     def native_metrics(self) -> dict[str, Any] | None:
-        """Pixel figures at the photos' own size; None where they were not asked for."""
+        """Pixel metrics at the photos' own size; None where they were not asked for."""
         if not self.native:
             return None
         pixels = self.pool(self.native)
@@ -115,11 +115,11 @@ class CategoryResult:
         }
 
     def pool(self, collected: Mapping[str, PixelMetrics], kind: str | None = None) -> PixelMetrics:
-        """One collection of the good photos' pixels and those of a kind, or of all kinds."""
+        """Pixel metrics of the good photos and those of one kind of defect, or of all kinds."""
         return PixelMetrics().merge(*(p for name, p in collected.items() if kind in (None, name) or name == "good"))
 
     def rates(self, threshold: float) -> dict[str, float | int | None]:
-        """What a threshold does here: false_alarm_rate and missed_rate, with the counts behind them."""
+        """False-alarm rate and missed rate (0..1) of a threshold on the image score, with the counts behind them."""
         alarms = [one.image_score > threshold for one in self.scored if not one.sample.label]
         hits = [one.image_score > threshold for one in self.scored if one.sample.label]
         return {
@@ -149,7 +149,7 @@ class Evaluation:
         return [f"{title}: {one.path}: {one.reason}" for title, problems in named for one in problems]
 
     def mean(self) -> Metrics:
-        """The unweighted mean over categories, each figure over the categories that have it; counts are sums."""
+        """The unweighted mean over categories, each metric over the categories that have it; counts are sums."""
         return _mean([result.metrics() for result in self.categories.values()])
 
     def to_dict(self) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def evaluate(
     on_photo: Callable[[ScoredPhoto], None] | None = None,
     advance: Callable[[], None] | None = None,
 ) -> Evaluation:
-    """Run the detector over the dataset's test photos.
+    """Metrics of the detector on the dataset's test photos.
 
     preprocessing: the artifact's; its image_size must be the runner's. native: also measure pixels at the photos'
     own size, the scores upsampled bilinearly. thresholds: image threshold by category, for false alarms and misses.
@@ -295,7 +295,7 @@ def _known(value: float) -> float | None:
 
 
 def provenance(artifact: Artifact, dataset: Dataset, runner: Runner) -> dict[str, Any]:
-    """What a result must carry so that it can be repeated: detector, settings, seed, teacher, data, engine."""
+    """What is needed to repeat an evaluation: detector, settings, seed, teacher, data, engine."""
     manifest = artifact.manifest
     return {
         "artifact": manifest.name,

@@ -15,7 +15,7 @@ BITS = 22  # of Pillow's fixed-point weights: 32 - 8 - 2
 
 
 def frames_graph(model: bytes, frame_size: tuple[int, int], preprocessing: Preprocessing) -> bytes:
-    """The graph with input `frames` [B, H, W, 3] uint8 RGB of that one size instead of `images`.
+    """The graph with preprocessing inside: input `frames` [B, H, W, 3] uint8 RGB of one size instead of `images`.
 
     The antialiased resize is two matrix products with a rounding after each, as in Pillow: engines have no
     antialiased Resize in common, and TensorRT has none. Sums are float32 where Pillow has 32-bit integers, so a

@@ -27,7 +27,7 @@ Metrics = Mapping[str, float | None]  # metric -> fraction, None where it can't 
 
 @dataclass(frozen=True)
 class GateReport:
-    """What an export lost. before, after: ALL_METRICS of the FP32 graph and of the exported one."""
+    """An export against the FP32 graph. before, after: ALL_METRICS of the FP32 graph and of the exported one."""
 
     precision: str
     passed: bool
@@ -64,7 +64,7 @@ def judge(
     metrics_of: Callable[[Runner], Metrics] | None = None,
     max_loss: float | None = None,
 ) -> GateReport:
-    """Measure what `candidate` loses against `reference`.
+    """The gate's report on what `candidate` loses against `reference`.
 
     normals: preprocessed images [3, H, W] of good parts. metrics_of: what `measure` says of a runner on labelled
     photos; without it the correlation of pixel scores on normals decides. max_loss: points of 100 that each metric

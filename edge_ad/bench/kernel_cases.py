@@ -60,7 +60,7 @@ def cases(*, quick: bool) -> list[Case]:
 
 
 def runs_on(case: Case, device: str) -> bool:
-    """Frames and regions are the runtime's, which has them in NumPy."""
+    """Whether the case is timed on this device: frames and regions exist in NumPy alone, so not on a GPU."""
     return device == "cpu" or case.operation not in ("preprocess", "find_defects")
 
 
@@ -89,7 +89,7 @@ def inputs(case: Case, device: str, dtype: str) -> list[torch.Tensor]:
 
 
 def backends(case: Case, given: list[torch.Tensor], device: str) -> dict[str, Call]:
-    """Every backend's call of the same work on the same numbers, ours first."""
+    """By backend's name, a call of the case on the same inputs; edge_ad.kernels first."""
     calls: dict[str, Call] = {}
     if device == "cuda":
         calls["triton"] = functools.partial(ours, case, given)

@@ -99,7 +99,7 @@ def measure(
 
 @contextmanager
 def forced_backend(name: str) -> Iterator[None]:
-    """EDGE_AD_BACKEND for ours; torch's own rows have none."""
+    """Set EDGE_AD_BACKEND while a row of edge_ad.kernels is timed; rows of plain torch have none."""
     with _environment("EDGE_AD_BACKEND", name if name in ("cpp", "numpy", "triton") else None), torch.no_grad():
         yield
 
@@ -118,14 +118,14 @@ def _environment(name: str, value: str | None) -> Iterator[None]:
 
 
 def exact_result(case: Case, given: list[torch.Tensor]) -> list[np.ndarray[Any, Any]]:
-    """The exact result: NumPy's definition in float64 of the numbers as the backends get them; of bytes, of them."""
+    """The exact result: NumPy's definition in float64 of the inputs as the backends get them."""
     exact = [x.double().cpu().numpy() if x.is_floating_point() else x.numpy() for x in given]
     with forced_backend("numpy"):
         return to_arrays(ours(case, exact))
 
 
 def read_write_ms(call: Call, given: list[torch.Tensor], written: int, seconds: float) -> float:
-    """Median milliseconds of only reading the inputs and writing `written` floats, on the same thread.
+    """Median milliseconds of reading the inputs and writing `written` floats on one thread, computing nothing.
 
     Between calls of the kernel, since other programs share the memory and its speed changes by the second. Reads are
     torch's sum, which runs at the speed of the memory and, over bytes, through a view of them as floats; writes fill

@@ -25,7 +25,7 @@ FIELDS = (
 def open_runs(
     artifact: Artifact, backends: Sequence[str], threads: int, torch_reference: bool, say: Callable[[str], None]
 ) -> dict[tuple[str, str], Callable[[], object]]:
-    """What `measure` times: a call for each engine and graph that the artifact has and that opens here.
+    """By (backend, precision), a call for each engine and graph that the artifact has and that opens here.
 
     images are noise [1,3,H,W]. say: gets a line for each that can't be opened.
     """

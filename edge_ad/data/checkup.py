@@ -28,7 +28,7 @@ _OUTLIER = 6.0  # robust standard deviations
 
 @dataclass(frozen=True)
 class PhotoStats:
-    """What one decoded photo is. brightness, contrast: mean and standard deviation of gray, 0..255."""
+    """Statistics of one decoded photo. brightness, contrast: mean and standard deviation of gray, 0..255."""
 
     sample: Sample
     size: tuple[int, int]

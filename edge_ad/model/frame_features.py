@@ -1,4 +1,4 @@
-"""The teacher's features of single frames, for whoever needs no detector."""
+"""The teacher's features of single frames, without a detector."""
 
 from __future__ import annotations
 

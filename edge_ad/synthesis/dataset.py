@@ -56,7 +56,7 @@ def write_triplets(
     notes: dict[str, Any] | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, Any]:
-    """Write `count` triplets below `out` and say what was written (the manifest).
+    """The manifest of `count` triplets, which are written below `out`.
 
     train/good/00000.png (I), test/<source>/00000.png (A), ground_truth/<source>/00000_mask.png (M), a contact
     sheet, and manifest.json with the seeds, the normals' names and what was rejected. Triplet k depends on

@@ -91,7 +91,7 @@ def fill_cache(
     say: Callable[[str], None] = lambda text: None,
     batch: int = 4,
 ) -> Counter[str]:
-    """Make the folder hold `count` images of this model and sampler; says how many samples were rejected, and why.
+    """Counts of rejected samples by reason, once the folder holds `count` images of this model and sampler.
 
     What is there and whole is kept; a file whose hash is wrong is drawn again from its own seed; images of another
     model or other settings are dropped. The index is written after each batch, so a killed run loses one batch.

@@ -73,7 +73,7 @@ class ProceduralDefects:
 
 
 def draw_defect(onto: Frame, frame: Frame, kind: Kind, inside: Mask | None, rng: np.random.Generator) -> Window:
-    """Draw one defect of a kind into `onto`, in place; says where.
+    """The window of one defect of a kind, which is drawn into `onto` in place.
 
     A kind whose smallest side is 1 has the whole frame. Otherwise the window's side lies between the kind's
     bounds, rather large than small, and its middle lies on the object.

@@ -16,7 +16,7 @@ THUMB = 32  # pixels a side at which images are compared
 
 
 def feature_check(features: Features, least: float) -> Callable[[Triplet], str | None]:
-    """Says why a triplet is to be rejected whose features of A and I differ by less than `least` (1 - cos)."""
+    """A check that gives the reason to reject a triplet whose features of A and I differ by less than `least`."""
     return lambda triplet: "features hardly differ" if feature_distance(features, triplet) < least else None
 
 
@@ -32,7 +32,7 @@ def feature_distance(features: Features, triplet: Triplet) -> float:
 
 
 class MemorisationCheck:
-    """Tells whether a generated image only repeats a training image.
+    """A check that a generated image is no copy of a training image.
 
     Distances are root mean squares between 32x32 thumbnails, in grey levels. An image is a copy when the nearest
     training image is nearer than `share` of the distance at which training images themselves have theirs
@@ -57,7 +57,7 @@ class MemorisationCheck:
         return float(_distances(_thumb(frame), self._thumbs).min())
 
     def reason_to_reject(self, frame: Frame) -> str | None:
-        """Why the image is to be rejected, or None."""
+        """The reason to reject the image, or None."""
         return "copy of a training image" if self.distance(frame) < self.limit else None
 
 

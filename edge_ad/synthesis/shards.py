@@ -37,7 +37,7 @@ class ShardWriter:
         self._open(0)
 
     def add(self, index: int, triplet: Triplet, record: Mapping[str, Any]) -> dict[str, str]:
-        """Take one; says which shard it is in, and under what names."""
+        """Add one triplet; returns the shard that it goes into and its names there."""
         if index and index % self._per_shard == 0:
             self.close()
             self._open(index // self._per_shard)

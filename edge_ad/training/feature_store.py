@@ -74,7 +74,7 @@ class FeatureStore:
 
     @contextmanager
     def _disk_errors(self, needed: float = 0) -> Iterator[None]:
-        """Says what to do when the disk is full or not writable."""
+        """DataError with what to do, when the disk is full or not writable."""
         try:
             yield
         except OSError as error:

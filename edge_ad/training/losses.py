@@ -34,7 +34,7 @@ def l1_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 
 
 def weighted_loss(losses: Mapping[str, torch.Tensor], settings: TrainingConfig, progress: float) -> torch.Tensor:
-    """What is minimised: the sum of the losses by their weights.
+    """The training loss: the sum of the losses by their weights.
 
     progress: share of the schedule that is over, 0..1; in two phases the student is trained until 0.5, then the head.
     """

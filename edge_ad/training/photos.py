@@ -37,7 +37,7 @@ class Photos:
         return tuple(sorted({sample.category for sample in self.samples}))
 
     def frames(self, side: int) -> NormalFrames:
-        """The photos by number, their longest side at most `side` pixels."""
+        """The photos as frames by number, their longest side at most `side` pixels."""
         return NormalFrames([sample.path for sample in self.samples], side, self.reader)
 
     def median_size(self) -> tuple[int, int]:

@@ -43,7 +43,7 @@ class LoadedArtifact:
             return self.runner(images)
 
     def acquire(self) -> None:
-        """Say that a part needs this version until `release`."""
+        """Keep this version open for a part, until `release`."""
         with self._lock:
             self._users += 1
 

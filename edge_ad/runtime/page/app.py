@@ -221,7 +221,7 @@ def _writing(app: FastAPI, view: LineView, data: PageData, sessions: Sessions | 
 
     @app.post("/api/verdicts/{id}/label", responses={**refused, 404: {"description": "no such verdict"}})
     def label(id: VerdictId, body: LabelBody) -> dict[str, Any]:
-        """Says what the part was."""
+        """Label the part."""
         return _found(data.label(id, body.label))
 
     @app.post("/api/drift/acknowledge", responses={**refused, 404: {"description": "drift is not watched"}})

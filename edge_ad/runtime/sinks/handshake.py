@@ -85,7 +85,7 @@ class Handshake:
             return self._signals
 
     def set_online(self, online: bool) -> None:
-        """Says whether the inspector can inspect."""
+        """Set the signal that the inspector can inspect."""
         self._set(lambda: self._show(online=online))
 
     def set_ok_blocked(self, blocked: bool) -> None:

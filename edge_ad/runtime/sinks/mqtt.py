@@ -97,7 +97,7 @@ class MqttSink(Sink):
         self._publish(f"{source}/decision", verdict.decision, retain=True)
 
     def close(self) -> None:
-        """Says offline and disconnects."""
+        """Publish `offline` and disconnect."""
         client, self._client = self._client, None
         if client is None:
             return

@@ -35,7 +35,7 @@ class Health:
         self._components: dict[str, str] = {"inspector": "starting"}  # problem in words, "" when it works
 
     def beat(self, loop: str) -> None:
-        """Says that this loop goes round. The first beat registers it."""
+        """A loop's sign of life; the first one registers the loop."""
         with self._lock:
             self._beats[loop] = self._clock()
 
