@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from edge_ad.data.checkup import Checkup
     from edge_ad.pipeline.unlike import Unlike
 
@@ -84,29 +86,14 @@ def _print_unlike(strange: list[Unlike], data: Path, show: int) -> None:
 def _print(checkup: Checkup, data: Path, show: int) -> None:
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
     from edge_ad.cli import in_one_line
 
     console = Console(highlight=False, soft_wrap=True)
-    title = f"{escape(checkup.name)}, {checkup.layout} layout; train, test: good photos"
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("category", no_wrap=True)
-    for column in ("train", "test", "defects", "masks"):
-        table.add_column(column, justify="right")
-    table.add_column("H x W", no_wrap=True)
-    table.add_column("gray", justify="right", no_wrap=True)
-    for one in checkup.categories:
-        sizes = list(one.sizes)
-        more = f" +{len(sizes) - 1}" if len(sizes) > 1 else ""
-        cells = (one.train, one.test_good, sum(one.defects.values()), one.with_mask)
-        table.add_row(
-            escape(one.name),
-            *map(str, cells),
-            f"{sizes[0] if sizes else '-'}{more}",
-            "{} ± {}".format(*one.brightness),
-        )
-    console.print(table)
+    console.print(_table(checkup))
+    console.print("[bold]folders[/]")
+    for use in checkup.folders:
+        console.print(f"  {escape(in_one_line(use.line(data)))}")
     for one in checkup.categories:
         if len(one.defects) > 1:
             kinds = ", ".join(f"{kind} {count}" for kind, count in one.defects.items())
@@ -125,12 +112,44 @@ def _print(checkup: Checkup, data: Path, show: int) -> None:
         return str(path.relative_to(data)) if path.is_relative_to(data) else str(path)
 
     findings("broken, left out", (f"{named(p.path)}: {p.reason}" for p in checkup.broken), "red")
-    findings("not used", (f"{named(p.path)}: {p.reason}" for p in checkup.unused), "yellow")
+    findings("not used", (f"{named(p.path)}: {p.reason}" for p in checkup.unused if p.path.is_file()), "yellow")
     findings("masks", (f"{named(p.path)}: {p.reason}" for p in checkup.masks), "yellow")
-    findings("test photos that are also in train", map(named, checkup.leaks), "red")
+    findings("photos set apart that are also in train", map(named, checkup.leaks), "red")
     findings("identical photos", (" = ".join(map(named, group)) for group in checkup.copies), "yellow")
     findings("nearly identical photos", (" ~ ".join(map(named, group)) for group in checkup.near_copies), "yellow")
     findings("odd photos", (f"{named(p.path)}: {p.reason}" for p in checkup.odd), "yellow")
     findings("notes", checkup.notes, "cyan")
     if checkup.trainable:
         console.print("[bold green]can be trained on[/]")
+
+
+def _table(checkup: Checkup) -> Table:
+    """A row for each category: how many photos of what, their size and brightness."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    title = f"{escape(checkup.name)}, {checkup.layout} layout; train, test: good photos"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("category", no_wrap=True)
+    apart = any(one.set_apart for one in checkup.categories)
+    for column in ("train", *(["set apart"] if apart else []), "test", "defects", "masks"):
+        table.add_column(column, justify="right")
+    table.add_column("H x W", no_wrap=True)
+    table.add_column("gray", justify="right", no_wrap=True)
+    for one in checkup.categories:
+        sizes = list(one.sizes)
+        more = f" +{len(sizes) - 1}" if len(sizes) > 1 else ""
+        cells = (
+            one.train,
+            *([one.set_apart] if apart else []),
+            one.test_good,
+            sum(one.defects.values()),
+            one.with_mask,
+        )
+        table.add_row(
+            escape(one.name),
+            *map(str, cells),
+            f"{sizes[0] if sizes else '-'}{more}",
+            "{} ± {}".format(*one.brightness),
+        )
+    return table

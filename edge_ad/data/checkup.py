@@ -16,7 +16,8 @@ import numpy.typing as npt
 from edge_ad.data.images import read_raw, to_frame
 from edge_ad.data.loader import read_each
 from edge_ad.data.masks import fit_mask, look_at_mask
-from edge_ad.data.samples import Dataset, Problem, Sample
+from edge_ad.data.samples import Dataset, FolderUse, Problem, Sample
+from edge_ad.data.words import meaning
 from edge_ad.errors import DataError
 
 FEWEST_NORMALS = 2  # one to train on, one to set the first threshold with
@@ -42,7 +43,10 @@ class PhotoStats:
 
 @dataclass(frozen=True)
 class CategoryReport:
-    """Counts of one product. sizes: "HxW" -> photos, most frequent first. defects: kind -> photos."""
+    """Counts of one product. sizes: "HxW" -> photos, most frequent first. defects: kind -> photos.
+
+    set_apart: good photos of a validation split.
+    """
 
     name: str
     train: int
@@ -51,6 +55,7 @@ class CategoryReport:
     with_mask: int
     sizes: dict[str, int]
     brightness: tuple[float, float]
+    set_apart: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,9 +63,8 @@ class Checkup:
     """All findings; the lists name files. trainable: whether every category has enough readable good photos.
 
     copies: groups of identical pictures; near_copies: groups that differ only by encoding or scale. leaks: test
-    photos that are also in train. odd: photos unlike the others. masks: missing, unreadable,
-    empty, ill-fitting, guessed or doubtful.
-    notes: what one should know before training.
+    photos that are also in train. odd: photos unlike the others. masks: missing, unreadable, empty, ill-fitting,
+    guessed or doubtful. notes: what one should know before training. folders: what each was taken as.
     """
 
     name: str
@@ -75,6 +79,7 @@ class Checkup:
     masks: list[Problem]
     notes: list[str]
     obstacles: list[str]
+    folders: list[FolderUse]
 
     @property
     def trainable(self) -> bool:
@@ -117,8 +122,9 @@ def check_up(dataset: Dataset, *, threads: int = 2) -> Checkup:
             for problem in _find_odd([k for k in photos if k.sample.category == report.name])
         ],
         masks,
-        _notes(reports, photos),
+        _notes(dataset, reports, photos),
         obstacles,
+        dataset.folders(),
     )
 
 
@@ -193,9 +199,12 @@ def _groups(groups: Iterable[list[Path]]) -> list[list[Path]]:
 def _find_odd(photos: Sequence[PhotoStats]) -> list[Problem]:
     """Photos of one category that differ from its good ones in shape, brightness or sharpness, or are blank."""
     normals = [photo for photo in photos if photo.sample.label == 0]
+    doubtful = [photo.sample for photo in normals if meaning(photo.sample.path.stem) == "defect"]
     odd = [
         Problem(k.sample.path, f"blank: all of it is gray level {k.brightness:.0f}") for k in photos if k.contrast < 1
     ]
+    if len(doubtful) < len(normals):
+        odd += [Problem(sample.path, "its name says defect, yet it counts as good") for sample in doubtful]
     if len(normals) < 5:
         return odd
     usual = float(np.median([k.size[1] / k.size[0] for k in normals]))
@@ -231,11 +240,16 @@ def _report(name: str, photos: Sequence[PhotoStats]) -> CategoryReport:
         sum(sample.mask_path is not None for sample in defects),
         dict(sizes.most_common()),
         (round(float(np.mean(bright)), 1), round(float(np.std(bright)), 1)),
+        sum(photo.sample.split == "validation" and not photo.sample.label for photo in photos),
     )
 
 
-def _notes(reports: Iterable[CategoryReport], photos: Sequence[PhotoStats]) -> list[str]:
+def _notes(dataset: Dataset, reports: Iterable[CategoryReport], photos: Sequence[PhotoStats]) -> list[str]:
     notes = []
+    if meaning(dataset.name) == "defect" and len(dataset.normals) == len(dataset.samples):
+        notes.append(
+            f"the name of {dataset.name} itself says defects, yet {len(dataset.normals)} photos count as good"
+        )
     for report in reports:
         if FEWEST_NORMALS <= report.train < ENOUGH_NORMALS:
             notes.append(
@@ -262,6 +276,8 @@ def _plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, Problem):
         return {"path": str(value.path), "reason": value.reason}
+    if isinstance(value, FolderUse):
+        return {"path": str(value.path), "taken_as": value.taken_as, "files": value.files}
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

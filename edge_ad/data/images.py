@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from edge_ad.data.headers import care_for, is_truncated, size_in_header, stranger
+from edge_ad.data.words import passed_over
 from edge_ad.errors import DataError
 
 Frame = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
 # What OpenCV decodes on every platform the runtime supports (GIF and AVIF only with newer versions).
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2", ".gif", ".avif"}
-)
+SUFFIXES = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".gif", ".avif",
+))  # fmt: skip
 MAX_PIXELS = 1 << 28  # 268 million: beyond it a small file could fill the memory
 _AS_STORED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH  # unlike IMREAD_UNCHANGED, this one obeys EXIF
 
@@ -28,6 +30,15 @@ if (
     "OPENCV_LOG_LEVEL" not in os.environ
 ):  # what a decoder mutters about a broken file is said by DataError, with its name
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+
+
+class Listing(NamedTuple):
+    """What lies in one folder. folders, files: names; passed_over: names of folders that are not gone into."""
+
+    path: Path
+    folders: list[str]
+    files: list[str]
+    passed_over: list[str]
 
 
 def is_image(path: Path | str) -> bool:
@@ -39,9 +50,14 @@ def is_image(path: Path | str) -> bool:
 def images_below(folder: Path) -> list[Path]:
     """Images at any depth, sorted; none where there is no folder. Links are followed, but no folder is entered twice.
 
-    Raises OSError for a folder that can't be listed.
+    Hidden folders and those that a NAS or system keeps for itself are passed over. Raises OSError for a folder that
+    can't be listed.
     """
-    found: list[Path] = []
+    return sorted(one.path / name for one in listings_below(folder) for name in one.files if is_image(name))
+
+
+def listings_below(folder: Path) -> Iterator[Listing]:
+    """The folder and all below it, as `images_below` goes through them. Raises OSError as it does."""
     seen: set[str] = set()
     for top, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         real = os.path.realpath(top)
@@ -49,9 +65,9 @@ def images_below(folder: Path) -> list[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(top, name) for name in names if is_image(name)]
-    return sorted(found)
+        skipped = sorted(name for name in folders if passed_over(name))
+        folders[:] = sorted(set(folders) - set(skipped))
+        yield Listing(Path(top), list(folders), sorted(names), skipped)
 
 
 def _refuse(error: OSError) -> None:

@@ -79,7 +79,9 @@ def ablate(
     if labels != {0, 1}:
         lacking = "test photos" if not labels else "defective test photos" if 0 in labels else "good test photos"
         raise DataError(f"{photos} has no {lacking} to measure the variants on", "see `edgead check`")
-    found = functools.cache(lambda: find_photos([dataset]))  # decoded once, and only where a run is left to train
+    found = functools.cache(
+        lambda: find_photos([dataset], lambda text: progress.say(text, "dim"))
+    )  # decoded once, and only where a run is left to train
     runs: dict[str, list[Metrics]] = {}
     for name, settings in chosen.items():
         for seed in seeds:

@@ -50,7 +50,7 @@ def synth(
         raise DataError(
             f"{out} lies among the photos, and its defects would be good photos next time", "choose another --out"
         )
-    found = find_photos([dataset])
+    found = find_photos([dataset], lambda text: progress.say(text, "dim"))
     frames = found.frames(size)
     open_folder(out)
     notes: dict[str, Any] = {"data": dataset.name, "settings": to_plain(settings)}

@@ -64,7 +64,7 @@ def train(
     check_device(device)
     written = None if triplets is None else WrittenTriplets(triplets)
     if not isinstance(photos, Photos):
-        photos = find_photos([photos] if isinstance(photos, str | Path) else photos)
+        photos = find_photos(photos, lambda text: progress.say(text, "dim"))
     generated, _ = (None, None) if written else draw_anomaly_images(
         photos, config.synthesis, ddpm or work_folder(out, "ddpm"), progress, seed=config.training.seed,
         max_minutes=None if max_minutes is None else max_minutes / 2, device=device,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,8 @@ import numpy as np
 from edge_ad.calibrate.threshold import clopper_pearson, normals_needed
 from edge_ad.data.images import images_below, read_image
 from edge_ad.data.loader import log_left_out, read_each
-from edge_ad.data.samples import BAD, GOOD, Problem, Sample
+from edge_ad.data.samples import Problem, Sample
+from edge_ad.data.words import meaning
 from edge_ad.errors import DataError
 from edge_ad.qualify.agreement import AppraisedPart, agreement
 from edge_ad.qualify.subject import Subject
@@ -93,9 +95,9 @@ def read_repeats(folder: Path) -> list[tuple[str, bool | None, list[Path]]]:
         )
     found = []
     for part, photos in sorted(parts.items()):
-        words = {word.lower() for word in part.relative_to(folder).parts[:-1]}
-        words.add(part.name.lower().replace("-", "_").split("_")[0])
-        bad = True if words & BAD else False if words & GOOD else None
+        inner = part.relative_to(folder).parts
+        said = {meaning(word) for word in (*inner, re.split("[-_]", inner[-1])[0])}
+        bad = True if "defect" in said else False if "good" in said else None
         found.append((part.relative_to(folder).as_posix(), bad, photos))
     return found
 

@@ -10,12 +10,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_ad.data.images import read_image
+from edge_ad.data.images import images_below, read_image
+from edge_ad.data.loader import log_left_out, read_each
+from edge_ad.data.samples import Problem, Sample
 from edge_ad.errors import DataError
 from edge_ad.synthesis.defects import Frame, Frames
 from edge_ad.synthesis.perlin import value_noise
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 TEXTURE_SIDE = 512
 SCIKIT_TEXTURES = ("brick", "gravel", "grass", "coins", "camera", "moon", "coffee", "rocket")
 
@@ -81,10 +82,16 @@ class Textures:
     @classmethod
     def from_folder(cls, folder: Path) -> Textures:
         """All pictures below a folder; DataError when there are none."""
-        paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
+        paths = images_below(folder)
         if not paths:
             raise DataError(f"no pictures in {folder}", "give a folder with PNG or JPEG textures")
-        return cls([_shrink(read_image(path)) for path in paths])
+        samples = [Sample(path, "train", 0, "good", None, "") for path in paths]
+        problems: list[Problem] = []
+        pictures = [picture for _, picture in read_each(samples, lambda one: _shrink(read_image(one.path)), problems)]
+        log_left_out(problems)
+        if not pictures:
+            raise DataError(f"no picture in {folder} could be read", "`edgead check FOLDER` says what is there")
+        return cls(pictures)
 
     @classmethod
     def from_scikit_image(cls) -> Textures | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Photos:
-    """DecodedPhoto photos of good parts, each once, and the reader that keeps them decoded.
+    """Usable photos of good parts, each once, and the reader that keeps them decoded.
 
     sizes: (H, W) in pixels of each sample. skipped: photos that can't be used, and why.
     """
@@ -46,17 +46,27 @@ class Photos:
         return round(float(height)), round(float(width))
 
 
-def find_photos(folders: Sequence[str | Path | Dataset]) -> Photos:
-    """The photos to train on of folders or scanned data sets; DataError when one of them has none."""
+def find_photos(
+    folders: str | Path | Sequence[str | Path | Dataset], say: Callable[[str], None] = lambda text: None
+) -> Photos:
+    """The photos to train on of folders or scanned data sets; DataError when one of them has none.
+
+    say: takes a line for each folder: what its files were taken as, and how many there are.
+    """
     reader = PhotoReader()
     found: dict[Path, tuple[Sample, tuple[int, int]]] = {}
     skipped: list[Problem] = []
-    for folder in folders:
+    for folder in [folders] if isinstance(folders, str | Path) else folders:
         dataset = folder if isinstance(folder, Dataset) else scan(folder)
+        for use in dataset.folders():
+            say(use.line(dataset.root))
         usable, problems = reader.decodable(dataset.train)
         if not usable:
             where = dataset.name if isinstance(folder, Dataset) else folder
             raise DataError(f"no usable photos of good parts in {where}", "`edgead check FOLDER` says what is there")
+        lacking = set(dataset.categories) - {one.sample.category for one in usable}
+        if lacking:
+            log.warning("no usable photos of good parts of %s: not trained on", ", ".join(sorted(lacking)))
         for one in usable:
             found.setdefault(one.sample.path.resolve(), (one.sample, one.size))
         skipped += problems

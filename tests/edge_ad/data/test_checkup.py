@@ -107,3 +107,46 @@ def test_hopeless_folder_exits_with_1(tmp_path, capsys):
     assert "good/1.png" in words.out
     assert "can't be trained on" in words.err
     assert "hint:" in words.err
+
+
+def test_every_folder_is_listed_with_what_it_was_taken_as(folder, capsys):
+    write_image(folder / "validation/good/0.png", part(400))
+    write_image(folder / "@eaDir/0.png", part(401))
+    with pytest.raises(SystemExit):
+        main(["check", str(folder)])
+    said = capsys.readouterr().out
+    for line in (
+        "train/good: 12 good photo(s) to train on",
+        "validation/good: 1 good photo(s) set apart for calibration",
+        "test/good: 3 good photo(s) to measure with",
+        "test/dent: 3 photo(s) of defects ('dent') to measure with",
+        "ground_truth/dent: 3 mask(s) of defects",
+        "@eaDir: left out: 1 picture(s)",
+    ):
+        assert line in said
+    with pytest.raises(SystemExit):
+        main(["check", str(folder), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert {"path": str(folder / "test/good"), "taken_as": "good photo(s) to measure with", "files": 3} in found[
+        "folders"
+    ]
+    assert found["categories"][0]["set_apart"] == 1
+
+
+def test_masks_that_were_guessed_or_are_doubtful_are_named(folder):
+    mask = np.zeros((96, 128), np.uint8)
+    mask[20:40, 30:50] = 255
+    write_image(folder / "ground_truth/dent/0_mask.png", 255 - mask)
+    (folder / "ground_truth/dent/1_mask.png").unlink()
+    write_image(folder / "ground_truth/dent/1_mask.jpg", mask)
+    reasons = {problem.path.name: problem.reason for problem in check_up(scan(folder)).masks}
+    assert "marks 97% of the picture, most of it: inverted?" in reasons["0_mask.png"]
+    assert "gray values" in reasons["1_mask.jpg"]
+
+
+def test_a_good_photo_whose_name_says_defect_is_odd(folder):
+    write_image(folder / "train/good/NG_7.png", part(500))
+    odd = {problem.path.name: problem.reason for problem in check_up(scan(folder)).odd}
+    assert odd == {"NG_7.png": "its name says defect, yet it counts as good"}
+    write_image(folder / "ausschuss/0.png", part(501))
+    assert "itself says defects" in check_up(scan(folder / "ausschuss")).notes[0]

