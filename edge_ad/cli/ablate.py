@@ -15,7 +15,7 @@ from rich.table import Table
 def command(
     data: Annotated[Path, typer.Argument(help="A category with test images.")],
     out: Annotated[Path, typer.Option(help="Folder for the runs and the table; finished runs are kept.")],
-    preset: Annotated[str, typer.Option(help="paper, edge or nano.")] = "paper",
+    preset: Annotated[str, typer.Option(help="paper, edge, fast or nano.")] = "paper",
     config: Annotated[Path | None, typer.Option(help="Settings as TOML, instead of a preset.")] = None,
     variants: Annotated[str, typer.Option(help="Comma-separated, or 'all'.")] = (
         "full,no-decoder,no-cosine,no-head,no-focal,no-l1"

@@ -22,7 +22,7 @@ def command(
     out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),
     data: Annotated[Path | None, typer.Option(help="Your own category (MVTec AD's layout) instead.")] = None,
     minutes: Annotated[float, typer.Option(help="Time for training.")] = 6.0,
-    preset: Annotated[str, typer.Option(help="paper, edge or nano.")] = "edge",
+    preset: Annotated[str, typer.Option(help="paper, edge, fast or nano.")] = "edge",
     weights: Annotated[str | None, typer.Option(help="As for `edgead train`.")] = None,
 ) -> None:
     """Check, train, measure, calibrate, export and run, on a photograph of a brick wall or on --data.

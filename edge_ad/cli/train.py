@@ -11,7 +11,7 @@ import typer
 def command(
     data: Annotated[list[Path], typer.Argument(help="Folders of photos; several folders make one model for all.")],
     out: Annotated[Path, typer.Option(help="Where the artifact goes.")],
-    preset: Annotated[str, typer.Option(help="paper, edge or nano.")] = "edge",
+    preset: Annotated[str, typer.Option(help="paper, edge, fast or nano.")] = "edge",
     config: Annotated[Path | None, typer.Option(help="Settings as TOML, instead of a preset.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     max_minutes: Annotated[float | None, typer.Option(min=0.0, help="Stop in time to be done after so long.")] = None,

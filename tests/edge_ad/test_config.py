@@ -30,7 +30,7 @@ def test_missing_settings_keep_the_presets_values(tmp_path):
         ({"training": {"schedule": "linear"}}, "linear", "cosine, step"),
         ({"training": 3}, "table", "[training]"),
         ({"training": {"focal_gamma": float("nan")}}, "nan", "number"),
-        ({"preset": "huge"}, "huge", "paper, edge, nano"),
+        ({"preset": "huge"}, "huge", "paper, edge, fast, nano"),
     ],
 )
 def test_wrong_settings_are_named(settings, message, hint):
