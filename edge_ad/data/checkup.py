@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edge_ad.data.complaints import Listener, listen
 from edge_ad.data.images import read_raw, to_frame
 from edge_ad.data.loader import read_each
 from edge_ad.data.masks import fit_mask, look_at_mask
@@ -29,7 +31,10 @@ _OUTLIER = 6.0  # robust standard deviations
 
 @dataclass(frozen=True)
 class PhotoStats:
-    """Statistics of one decoded photo. brightness, contrast: mean and standard deviation of gray, 0..255."""
+    """Statistics of one decoded photo. brightness, contrast: mean and standard deviation of gray, 0..255.
+
+    complaint: what the decoder printed of it.
+    """
 
     sample: Sample
     size: tuple[int, int]
@@ -39,6 +44,7 @@ class PhotoStats:
     contrast: float = 0.0
     sharpness: float = 0.0
     bits: int = 8
+    complaint: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,9 @@ def check_up(dataset: Dataset, *, threads: int = 2) -> Checkup:
     broken: list[Problem] = []
     masks = [problem for problem in dataset.problems if "mask" in problem.reason]
     unused = [problem for problem in dataset.problems if problem not in masks]
-    photos = [photo for _, photo in read_each(dataset.samples, _photo_stats, broken, threads=threads)]
+    with listen() as listener:
+        read = partial(_photo_stats, listener=listener)
+        photos = [photo for _, photo in read_each(dataset.samples, read, broken, threads=threads)]
     masks += _check_masks(photos)
     copies, near = _find_copies(photos)
     train = {photo.sample.path for photo in photos if photo.sample.split == "train"}
@@ -128,8 +136,10 @@ def check_up(dataset: Dataset, *, threads: int = 2) -> Checkup:
     )
 
 
-def _photo_stats(sample: Sample) -> PhotoStats:
+def _photo_stats(sample: Sample, listener: Listener) -> PhotoStats:
+    since = listener.size()
     raw = read_raw(sample.path)
+    complaint = listener.complaint(since, lambda: read_raw(sample.path))
     gray = cv2.cvtColor(to_frame(raw, sample.path), cv2.COLOR_RGB2GRAY)
     thumbnail = cv2.resize(gray.astype(np.float32), (_THUMB, _THUMB), interpolation=cv2.INTER_AREA)
     return PhotoStats(
@@ -141,6 +151,7 @@ def _photo_stats(sample: Sample) -> PhotoStats:
         float(gray.std()),
         float(np.log(cv2.Laplacian(gray, cv2.CV_32F).var() + 1)),
         int(raw.max()).bit_length() if raw.dtype == np.uint16 else 8,
+        complaint,
     )
 
 
@@ -202,6 +213,11 @@ def _find_odd(photos: Sequence[PhotoStats]) -> list[Problem]:
     doubtful = [photo.sample for photo in normals if meaning(photo.sample.path.stem) == "defect"]
     odd = [
         Problem(k.sample.path, f"blank: all of it is gray level {k.brightness:.0f}") for k in photos if k.contrast < 1
+    ]
+    odd += [
+        Problem(k.sample.path, f"damaged inside, part of it may be noise: {k.complaint}")
+        for k in photos
+        if k.complaint
     ]
     if len(doubtful) < len(normals):
         odd += [Problem(sample.path, "its name says defect, yet it counts as good") for sample in doubtful]
