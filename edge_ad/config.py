@@ -215,6 +215,23 @@ class Config:
         """Write all settings."""
         Path(path).write_text(tomli_w.dumps(self.to_dict()), encoding="utf-8")
 
+    def at_batch(self, size: int) -> Config:
+        """The same training with batches of `size`: as many images in all, the learning rate by the square root.
+
+        Steps and warm-up become fewer as batches grow by k, the rate grows by sqrt(k), since AdamW divides gradients
+        by their own size. Source: Malladi et al., "On the SDEs and scaling rules for adaptive gradient algorithms",
+        2022.
+        """
+        own = self.training
+        ratio = size / own.batch_size
+        return self.override(
+            "training",
+            batch_size=size,
+            steps=max(1, round(own.steps / ratio)),
+            warmup_steps=round(own.warmup_steps / ratio),
+            learning_rate=own.learning_rate * math.sqrt(ratio),
+        )
+
     def override(self, section: str, **values: Any) -> Config:
         """A copy with some values of one section replaced; None means unchanged."""
         given = {key: value for key, value in values.items() if value is not None}

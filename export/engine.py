@@ -14,6 +14,7 @@ from edge_ad.export.graph_tools import raise_opset
 from edge_ad.export.quantize import float_products, to_fp16
 from edge_ad.runtime.engines.cuda_device import open_device
 from edge_ad.runtime.engines.runner import GRAPHS, Precision
+from edge_ad.runtime.engines.self_test import check_runner
 from edge_ad.runtime.engines.tensorrt import TensorRTRunner, store_engine
 from edge_ad.runtime.engines.tensorrt_build import (
     EngineOptions,
@@ -87,6 +88,8 @@ def build_here(
     try:
         built = _build(trt, artifact, source, options, device.name, device.capability, say)
         runner = TensorRTRunner(trt, device, built.engine, source.precision)
+        if check_runner(runner, artifact, source.precision) is None:
+            log.warning("%s was not tested: the artifact holds no reference pictures of %s", built.file, runner.name)
     except BaseException:
         device.close()
         raise

@@ -15,6 +15,9 @@ def command(
     config: Annotated[Path | None, typer.Option(help="Settings as TOML, instead of a preset.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     max_minutes: Annotated[float | None, typer.Option(min=0.0, help="Stop in time to be done after so long.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images a step; steps and learning rate are fitted to it.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")] = None,
     weights: Annotated[
@@ -51,6 +54,7 @@ def command(
     if not is_first_process():
         logging.disable(logging.WARNING)  # of several processes, one is enough to say it
     settings = Config.from_toml(config) if config else Config.named(preset)
+    settings = settings if batch_size is None else settings.at_batch(batch_size)
     settings = settings.override("training", steps=steps, seed=seed)
     if source is not None:
         settings = settings.override("synthesis", sources=tuple(part.strip() for part in source.split(",")))

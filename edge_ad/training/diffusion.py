@@ -33,12 +33,14 @@ from edge_ad.synthesis.diffusion import (
     to_tensor,
     training_target,
 )
+from edge_ad.synthesis.draws import Draws, item_seeds
 from edge_ad.synthesis.sheet import grid
 from edge_ad.training.acceleration import new_accelerator
 from edge_ad.training.interrupt import interrupt_between_steps
 from edge_ad.training.logs import TrainingLog
 
 LOSSES = "losses.jsonl"
+READ_EVERY = 20  # steps, on a GPU
 KEPT = 2  # checkpoints on disk
 
 # settings that change neither the network nor a step of its training
@@ -92,11 +94,15 @@ class DiffusionTrainer:
         self._images = to_tensor([resize_square(frames[number], config.resolution) for number in range(len(frames))])
         torch.manual_seed(seed)
         network = build_network(config)
-        optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate)
+        optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, fused=True)
         self._network, self._optimiser = self.accelerator.prepare(network, optimiser)
         self.average = build_network(config).to(self.accelerator.device).eval().requires_grad_(False)
         self.average.load_state_dict(self._unwrapped().state_dict())
         self._schedule = build_schedule(config)
+        self._schedule.alphas_cumprod = self._schedule.alphas_cumprod.to(self.accelerator.device)
+        self._inputs = self._images.to(self.accelerator.device)
+        # steps between two looks at the losses: each look waits for the device
+        self.read_every = 1 if self.accelerator.device.type == "cpu" else READ_EVERY
         self.step = 0
         self._losses: list[float] = []
         self._restore()
@@ -117,16 +123,18 @@ class DiffusionTrainer:
         rate = 0.0
         logs = self.folder / "logs" if self.accelerator.is_main_process else None
         with TrainingLog(logs, first) as log, interrupt_between_steps() as interrupt:
-            while self.step < self.config.steps:
-                if self._time_is_up(begun, max_minutes):
-                    break
-                loss = self._train_step()
+            while self.step < self.config.steps and not self._time_is_up(begun, max_minutes):
+                queued = [self.train_step()]
+                while len(queued) < self.read_every and not self._is_due():
+                    queued.append(self.train_step())
+                losses = self._mean_over_processes(torch.stack(queued)).tolist()
                 rate = (self.step - first) * self.config.batch_size / max(time.monotonic() - begun, 1e-9)
-                self._check(loss)
-                self._losses.append(loss)
-                log.write(self.step, loss=loss, images_per_second=rate)
-                if progress is not None and self.accelerator.is_main_process:
-                    progress(self.step, self.config.steps, loss, rate)
+                for step, loss in enumerate(losses, self.step - len(losses) + 1):
+                    self._check(loss, step)
+                    self._losses.append(loss)
+                    log.write(step, loss=loss, images_per_second=rate)
+                    if progress is not None and self.accelerator.is_main_process:
+                        progress(step, self.config.steps, loss, rate)
                 try:
                     interrupt()
                 except KeyboardInterrupt:
@@ -158,21 +166,20 @@ class DiffusionTrainer:
                 old.unlink()
         self.accelerator.wait_for_everyone()
 
-    def _train_step(self) -> float:
-        """One step: tell noise from image in x_t; returns the mean loss over all processes."""
+    def train_step(self) -> Tensor:
+        """Queue one step, without waiting for the device: tell noise from image in x_t; this process's loss."""
         config, device = self.config, self.accelerator.device
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
-        torch.manual_seed(_step_seed(self.seed, self.step))  # the whole batch is drawn on every process, then split
-        chosen = torch.randint(len(self._images), (config.batch_size,))
-        times = torch.randint(config.timesteps, (config.batch_size,))
-        noise = torch.randn((config.batch_size, *self._images.shape[1:]))
-        mine = slice(rank * config.batch_size // ranks, (rank + 1) * config.batch_size // ranks)
-        x0, t, noise = self._images[chosen[mine]].to(device), times[mine].to(device), noise[mine].to(device)
+        torch.manual_seed(_step_seed(self.seed, self.step))  # of dropout
+        begin, end = (self.step * config.batch_size + (rank + i) * config.batch_size // ranks for i in (0, 1))
+        draws = Draws(item_seeds(self.seed, torch.arange(begin, end, device=device)))
+        x0, t = self._inputs[draws.whole(0, 0, len(self._inputs))], draws.whole(1, 0, config.timesteps)
+        noise = draws.normal(2, *self._inputs.shape[1:])
         x_t = self._schedule.add_noise(x0, noise, t)
         self._network.train()
         with self.accelerator.autocast():
             answer = self._network(x_t, t).sample
-        wanted = training_target(config, x0, noise, self._schedule.alphas_cumprod.to(device)[t])
+        wanted = training_target(config, x0, noise, self._schedule.alphas_cumprod[t])
         loss = torch.nn.functional.mse_loss(answer.float(), wanted)
         self.accelerator.backward(loss)
         if self.accelerator.sync_gradients:
@@ -184,22 +191,26 @@ class DiffusionTrainer:
         self._optimiser.zero_grad()
         self._update_average()
         self.step += 1
-        return float(self._mean_over_processes(loss.detach()))
+        return loss.detach()
+
+    def _is_due(self) -> bool:
+        """Whether this step ends the run, or is to be saved or shown."""
+        config, step = self.config, self.step
+        return step >= config.steps or step % config.checkpoint_steps == 0 or step % config.sheet_steps == 0
 
     @torch.no_grad()
     def _update_average(self) -> None:
         """EMA: average <- d average + (1 - d) weights, with d growing to its value so that the start is forgotten."""
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-        for mean, value in zip(self.average.parameters(), self._unwrapped().parameters(), strict=True):
-            mean.lerp_(value, 1 - decay)
+        torch._foreach_lerp_(list(self.average.parameters()), list(self._unwrapped().parameters()), 1 - decay)
 
-    def _check(self, loss: float) -> None:
+    def _check(self, loss: float, step: int) -> None:
         if math.isfinite(loss):
             return
         last = max((record["step"] for record in self._records()), default=0)
         kept = f"the checkpoint of step {last} is kept" if last else "there is no checkpoint yet"
         raise EdgeAdError(
-            f"the loss of the diffusion model is {loss} at step {self.step}; {kept}",
+            f"the loss of the diffusion model is {loss} at step {step}; {kept}",
             'lower learning_rate, or set precision = "fp32", and run again to resume',
         )
 

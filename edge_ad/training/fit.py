@@ -66,6 +66,11 @@ class DetectorTrainer:
         self._failed = torch.full((), -1, device=self.accelerator.device)  # the first step whose loss was no number
         self.network, self.optimiser = self.accelerator.prepare(LossModule(detector), optimiser)
 
+    @property
+    def waited_seconds(self) -> float:
+        """How long steps have waited for the processor's part of their batches."""
+        return self._prefetcher.waited_seconds
+
     def close(self) -> None:
         """Stop the prefetcher."""
         self._prefetcher.close()

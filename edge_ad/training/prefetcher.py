@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
@@ -27,9 +28,17 @@ class Prefetcher(Generic[T]):
         self._load, self._depth = load, 2 * workers
         self._pool = ThreadPoolExecutor(workers, "prefetch") if workers else None
         self._pending: dict[int, Future[T]] = {}
+        self.waited_seconds = 0.0  # in `get`, by whoever asked
 
     def get(self, number: int) -> T:
         """Item `number`; soonest when asked for in order."""
+        began = time.perf_counter()
+        try:
+            return self._get(number)
+        finally:
+            self.waited_seconds += time.perf_counter() - began
+
+    def _get(self, number: int) -> T:
         if self._pool is None:
             return self._load(number)
         wanted = range(number, number + self._depth)

@@ -24,6 +24,7 @@ from edge_ad.runtime.engines.runner import (
     log_once,
     run_in_batches,
 )
+from edge_ad.runtime.engines.self_test import check_runner
 from edge_ad.runtime.engines.tensorrt_build import (
     EngineOptions,
     EngineRecord,
@@ -75,8 +76,14 @@ def open_artifact(artifact: Artifact, precision: Precision, threads: int | None,
         capability=device.capability,
         graph_sha256=graph_hash(source),
     )
+    runner = TensorRTRunner(trt, device, engine, precision)
+    try:
+        check_runner(runner, artifact, precision)  # before it takes the place of one that was right
+    except BaseException:
+        runner.close()
+        raise
     store_engine(artifact, name, engine, fresh)
-    return TensorRTRunner(trt, device, engine, precision)
+    return runner
 
 
 def engine_records(artifact: Artifact, precision: str) -> dict[str, EngineRecord]:

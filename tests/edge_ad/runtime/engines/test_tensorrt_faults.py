@@ -8,6 +8,7 @@ from edge_ad.artifact import Artifact
 from edge_ad.errors import BackendError
 from edge_ad.export import engine
 from edge_ad.runtime.engines import tensorrt as backends_tensorrt
+from edge_ad.runtime.engines.self_test import SelfTestFailed
 from edge_ad.runtime.engines.tensorrt_build import EngineOptions
 from edge_ad.runtime.engines.tensorrt_faults import FAULTS, known_faults, refuse_faulty
 
@@ -112,3 +113,25 @@ def test_a_rebuild_asks_again_where_nothing_was_accepted(jetpack, small_artifact
     with pytest.raises(BackendError, match="known to compute wrongly"):
         backends_tensorrt.open_artifact(small_artifact, "fp16", None, "tensorrt")
     assert len(built) == 1
+
+
+def test_no_engine_is_stored_that_fails_its_self_test(jetpack, small_artifact, monkeypatch, caplog):
+    built, TensorRT = jetpack
+    TensorRT.__version__ = "10.7.0"
+    with caplog.at_level(logging.WARNING):
+        engine.build_engine(small_artifact, "fp16", EngineOptions())
+    assert "was not tested: the artifact holds no reference pictures" in caplog.text
+    before = Artifact.open(small_artifact.path).manifest.reports
+
+    def wrong(runner, artifact, precision):
+        raise SelfTestFailed(f"{runner.name} fails the self-test")
+
+    for module in (engine, backends_tensorrt):
+        monkeypatch.setattr(module, "check_runner", wrong)
+    TensorRT.__version__ = "10.8.0"
+    with pytest.raises(SelfTestFailed):
+        engine.build_engine(small_artifact, "fp16", EngineOptions())
+    with pytest.raises(SelfTestFailed):  # built again, since 10.7's doesn't fit
+        backends_tensorrt.open_artifact(Artifact.open(small_artifact.path), "fp16", None, "tensorrt")
+    assert len(built) == 3
+    assert Artifact.open(small_artifact.path).manifest.reports == before
