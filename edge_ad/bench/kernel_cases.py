@@ -16,6 +16,8 @@ from edge_ad import kernels
 from edge_ad.errors import BackendError
 
 SIZE, K = (256, 256), 100
+LARGE = 200_000_000  # bytes of inputs of two bytes a number: four times the largest GPU cache
+CHECKED = 8  # items of a large batch: the definition in float64 would take minutes for all
 THRESHOLD = 0.6  # of find_defects: the inputs have some twenty regions above it
 INPUT, MEAN, STD = (392, 392), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FEATURES = ("cosine_map", "cosine_map_last", "head_input", "fused_score")  # operations on pairs of features
@@ -31,6 +33,17 @@ class Case:
     batch: int = 1
     layers: tuple[tuple[int, int], ...] = ()  # channels, side
     frame: tuple[int, int] = (0, 0)
+
+    @property
+    def large(self) -> bool:
+        """Whether its inputs exceed any GPU's cache in whatever type: only then is memory what is measured."""
+        numbers = sum(2 * channels * side * side for channels, side in self.layers) or SIZE[0] * SIZE[1]
+        return not self.frame[0] and 2 * self.batch * numbers >= LARGE
+
+    @property
+    def checked(self) -> int:
+        """How many items of the batch are held against the definition."""
+        return min(self.batch, CHECKED) if self.large else self.batch
 
     @property
     def shape(self) -> str:
@@ -54,14 +67,17 @@ def cases(*, quick: bool) -> list[Case]:
         shapes = ((192, 16), (384, 28), (192, 64), (768, 32))
         result += [Case(operation, batch, (layer,)) for batch in (1, 8) for layer in shapes]
         result.append(Case(operation, 32, ((384, 28),)))
+        result.append(Case(operation, 256, ((384, 28),)))
+    result += [Case("fused_score", 128, ((384, 28),) * 3), Case("topk_mean", 2048)]
     result += [Case("topk_mean", batch) for batch in (1, 8, 32)]
     result += [Case("preprocess", frame=frame) for frame in ((480, 640), (1080, 1920), (2048, 2448))]
     return [*result, Case("find_defects")]
 
 
 def runs_on(case: Case, device: str) -> bool:
-    """Whether the case is timed on this device: frames and regions exist in NumPy alone, so not on a GPU."""
-    return device == "cpu" or case.operation not in ("preprocess", "find_defects")
+    """Whether the case is timed on this device: frames and regions exist in NumPy alone, so not on a GPU, and what no
+    cache holds is for GPUs."""
+    return not case.large if device == "cpu" else case.operation not in ("preprocess", "find_defects")
 
 
 def inputs(case: Case, device: str, dtype: str) -> list[torch.Tensor]:
@@ -181,12 +197,13 @@ def check(name: str, case: Case, result: Any, exact: list[np.ndarray[Any, Any]])
 
 def to_arrays(result: Any) -> list[np.ndarray[Any, Any]]:
     """Arrays of a result, whatever the backend."""
-    if isinstance(result, list):  # regions
+    if isinstance(result, list) and not all(isinstance(part, np.ndarray) for part in result):  # regions
         return [np.array([[*d.box, d.area, d.peak] for d in result], np.float64)]
-    parts = result if isinstance(result, tuple) else (result,)
+    parts = result if isinstance(result, list | tuple) else (result,)
     return [p.detach().cpu().numpy() if isinstance(p, torch.Tensor) else p for p in parts]
 
 
-def bytes_moved(given: list[torch.Tensor], exact: list[np.ndarray[Any, Any]]) -> int:
-    """Bytes that must be read and written: inputs, and results in float32."""
-    return sum(x.numel() * x.element_size() for x in given) + sum(4 * result.size for result in exact)
+def bytes_moved(case: Case, given: list[torch.Tensor], exact: list[np.ndarray[Any, Any]]) -> int:
+    """Bytes that must be read and written: inputs, and results in float32. exact: of the items that are checked."""
+    written = sum(4 * result.size for result in exact) * case.batch // case.checked
+    return sum(x.numel() * x.element_size() for x in given) + written

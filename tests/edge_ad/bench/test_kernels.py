@@ -148,5 +148,30 @@ def test_help_is_the_verbs_own(capsys):
 
 def test_the_shapes_are_those_promised():
     shapes = cases.cases(quick=False)
-    assert {case.batch for case in shapes} == {1, 8, 32}
+    assert {case.batch for case in shapes if not case.large} == {1, 8, 32}
+    assert all(cases.runs_on(case, "cpu") != case.large for case in shapes)
+    large = [case for case in shapes if case.large]
+    assert {case.operation for case in large} == {*cases.FEATURES, "topk_mean"}  # each where memory is what counts
     assert {channels for case in shapes for channels, _ in case.layers} == {192, 384, 768}
+
+
+def test_large_cases_are_checked_in_part_and_counted_in_whole(monkeypatch):
+    monkeypatch.setattr(cases, "LARGE", 1000)
+    case, wrong_at = cases.Case("cosine_map", 16, ((8, 4),)), []
+    right = cases.ours
+
+    def ours(case, given):
+        result = right(case, given)
+        if wrong_at and given[0].dtype == np.float32:
+            result = result.copy()
+            result[wrong_at[0]] += 1e-3
+        return result
+
+    monkeypatch.setattr(cases, "ours", ours)
+    setup = timing.Setup.of("cpu", 1, "float32")
+    (row,) = timing.measure(case, setup, only=["numpy"], repeats=3, seconds=0.01)
+    moved = 4 * 16 * (2 * 8 + 1) * 16
+    assert row["gb_per_s"] == pytest.approx(moved / row["p50_ms"] / 1e6, rel=1e-2)
+    wrong_at.append(3)
+    with pytest.raises(BackendError, match="numpy is wrong"):
+        timing.measure(case, setup, only=["numpy"], repeats=3, seconds=0.01)
