@@ -22,7 +22,8 @@ from edge_ad.training.triplets import DrawnTriplets, TripletSource
 class FeatureCache(FeatureSource):
     """Teacher features of all normals and of `count` triplets (float16), in memory-mapped files of the run's folder.
 
-    `extract_normals`, `choose_prototypes` and `extract_triplets`, in this order, compute what is missing.
+    `extract_normals`, `choose_prototypes`, `recall_normals` and `extract_triplets`, in this order, compute what is
+    missing.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class FeatureCache(FeatureSource):
         self.samples = self.samples[: self.normals.done]
 
     def choose_prototypes(self) -> None:
-        """Choose the memory decoder's prototypes from each category's normals, and recall each normal from them."""
+        """Choose the memory decoder's prototypes from each category's normals; other decoders have none."""
         decoder = self._detector.student.decoder
         if not isinstance(decoder, MemoryDecoder):
             return
@@ -88,10 +89,14 @@ class FeatureCache(FeatureSource):
             pools[sample.category].append(tokens[torch.randperm(len(tokens), generator=generator)[:some]])
         decoder.set_prototypes([torch.cat(pool) for pool in pools.values()], generator)
 
+    def recall_normals(self) -> None:
+        """What the memory recalls of each normal; the prototypes stay as they are from here on."""
+
         def compute(rows: list[int]) -> dict[str, Array]:
             return {"recalled": self._recall(self._stored(self.normals, rows))}
 
-        self.recalls.fill(compute, self._together, lambda: self.recalls.done >= len(self.samples))
+        if self.recalls.arrays:
+            self.recalls.fill(compute, self._together, lambda: self.recalls.done >= len(self.samples))
 
     def extract_triplets(self, advance: Callable[[int], None], stop: Callable[[], bool]) -> None:
         """Draw the triplets and extract the features of A, until `stop()` says so."""

@@ -49,6 +49,25 @@ def extract_features(
     return cache
 
 
+def extract_memory(
+    run: TrainingRun,
+    detector: Detector,
+    samples: Sequence[Sample],
+    triplets: TripletSource,
+    reader: PhotoReader,
+    most: int,
+) -> list[Sample]:
+    """The first `most` normals, whose features are the memory's prototypes then; nothing else is computed.
+
+    `extract_features` of the same run goes on with the normals that are left.
+    """
+    cache = FeatureCache(run, detector.to(run.accelerator.device), samples, triplets, reader)
+    run.progress.phase("teacher on normals", min(most, len(samples)), cache.normals.done)
+    cache.extract_normals(run.progress.advance, lambda: cache.normals.done >= most)
+    cache.choose_prototypes()
+    return cache.samples
+
+
 def _fill(cache: FeatureCache, run: TrainingRun) -> None:
     """Features of normals (at most 40 % of the time), prototypes, then triplets (up to 65 %)."""
     count = len(cache.samples)
@@ -57,5 +76,6 @@ def _fill(cache: FeatureCache, run: TrainingRun) -> None:
     if len(cache.samples) < count:
         log.warning("time allows %d of %d normals; give more minutes for the rest", len(cache.samples), count)
     cache.choose_prototypes()
+    cache.recall_normals()
     run.progress.phase("teacher on synthetic defects", cache.count, cache.triplets.done)
     cache.extract_triplets(run.progress.advance, lambda: run.elapsed() > 0.65 * run.limit)
