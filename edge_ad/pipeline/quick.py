@@ -20,7 +20,7 @@ from edge_ad.training.photos import Photos, find_photos, split_held_out
 from edge_ad.training.run import TrainingRun, run_key, work_folder
 from edge_ad.training.triplets import choose_triplets
 
-REMEMBERED = 64  # photos in the memory: more add little where only `prototypes` of their tokens are kept
+REMEMBERED = 48  # photos in the memory: more add little where only `prototypes` of their tokens are kept
 HELD_OUT = 24  # photos that the first threshold and the range of normal pixels rest on
 
 
