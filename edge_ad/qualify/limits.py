@@ -74,6 +74,7 @@ def _kind(found: Sequence[tuple[float, Any]], threshold: float) -> dict[str, Any
             "limit": asdict(fit_hit_miss(lengths, [score > threshold for score, _ in sized])),
             "sizes": lengths,
             "found": [score > threshold for score, _ in sized],
+            "widths": [size.width for _, size in sized],
             "contrasts": contrasts,
             "median_width": float(np.median([size.width for _, size in sized])),
             "median_contrast": float(np.median(contrasts)),

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edge_ad.artifact import Artifact, is_known_photo, write_atomically
+from edge_ad.calibrate.confirmed import examine_misses
+from edge_ad.data.feedback import entries
 from edge_ad.data.loader import PhotoReader
 from edge_ad.data.samples import Problem, Sample, scan
 from edge_ad.errors import ConfigError, DataError
 from edge_ad.qualify import limits, robustness, study
+from edge_ad.qualify.comparison import marks_against_defects
+from edge_ad.qualify.first_page import summary
 from edge_ad.qualify.identity import identity, sign_report
-from edge_ad.qualify.report import summary, write_document
+from edge_ad.qualify.report import write_document
 from edge_ad.qualify.subject import Subject
 from edge_ad.runtime.engines.opening import choose_precision, open_runner
 from edge_ad.runtime.line.station_predictor import StationPredictor
@@ -106,6 +110,10 @@ def qualify(
             if name not in options.skip:
                 say(name.replace("_", " "))
                 report[name] = measure()
+        if report.get("real") and report.get("probes"):
+            report["marks_against_defects"] = marks_against_defects(report["real"], report["probes"])
+        misses = entries(opened.path, "bad")
+        report["confirmed_misses"] = [asdict(one) for one in examine_misses(opened, predictor.runner, misses)]
     return sign_report(report, options.sign)
 
 

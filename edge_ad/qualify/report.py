@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edge_ad.qualify.charts import map_chart, pod_chart, repeat_chart, robustness_chart
 from edge_ad.qualify.document import Document
-
-STUDIES = {
-    "real": "The miss rate on real defects (give --bad with defective parts)",
-    "probes": "The detection limit with test marks",
-    "map": "The smallest mark found by place",
-    "false_alarms": "False alarms",
-    "steadiness": "Steadiness of the judgement (give --repeats with parts shown several times)",
-    "robustness": "What happens when light, lens or fixture change",
-    "speed": "Speed",
-}
+from edge_ad.qualify.first_page import add_first_page, alarm_text
 
 
 def write_document(report: Mapping[str, Any]) -> Document:
@@ -24,9 +15,9 @@ def write_document(report: Mapping[str, Any]) -> Document:
     document = Document(f"Qualification of {report['identity']['artifact']}")
     scale = report["mm_per_pixel"]
     unit, name = (scale, "mm") if scale else (1.0, "pixels")
-    _first_page(document, report, unit, name)
+    add_first_page(document, report, unit, name)
     if report.get("real"):
-        _real(document, report["real"], unit, name)
+        _real(document, report["real"], unit, name, report.get("marks_against_defects") or ())
     if report.get("probes"):
         _probes(document, report, unit, name)
     if report.get("false_alarms"):
@@ -39,118 +30,40 @@ def write_document(report: Mapping[str, Any]) -> Document:
     return document
 
 
-def not_measured(report: Mapping[str, Any]) -> list[str]:
-    """What a reader might look for and the report has no figure of, with the reason."""
-    missing = [f"{text}: not measured" for name, text in STUDIES.items() if not report.get(name)]
-    real = (report.get("real") or {}).get("kinds", {})
-    unsized = [kind for kind, table in real.items() if "limit" not in table]
-    if unsized:
-        missing.append(f"The size of real defects of these kinds (no masks): {', '.join(unsized)}")
-    if report["mm_per_pixel"] is None:
-        missing.append("Sizes in millimetres (give --mm-per-pixel): all sizes are in pixels of the photos")
-    if report.get("speed") and report["speed"]["cycle_ms"] is None:
-        missing.append("Whether it is fast enough for the line (give --cycle-ms)")
-    if report.get("robustness") and not report["robustness"]["real"]:
-        missing.append("Robustness on real defects: test marks stand in for them")
-    missing.append("Defects of kinds that are neither among the real ones shown nor like a spot or a thin scratch")
-    missing.append("Other cameras, lenses, lamps and machines than those of these photos and this computer")
-    return missing
-
-
-def _first_page(document: Document, report: Mapping[str, Any], unit: float, name: str) -> None:
-    identity = report["identity"]
-    document.add("title", document.name)
-    document.add(
-        "text",
-        f"Measured {identity['measured']} by {identity['measured_by']}; detector {identity['artifact_sha256'][:16]}.",
-    )
-    document.add("heading", "In short")
-    document.add("list", rows=[[line] for line in summary(report, unit, name)])
-    document.add("heading", "What was not measured")
-    document.add("list", rows=[[line] for line in not_measured(report)])
-
-
-def summary(report: Mapping[str, Any], unit: float, name: str) -> list[str]:
-    """A sentence a study, each figure with the number of parts behind it."""
-    lines = []
-    if report.get("real"):
-        table = next(iter(report["real"]["kinds"].values()))
-        lines.append(
-            f"Real defects: {table['missed']} of {table['parts']} defective parts were accepted; with 95 % "
-            "confidence at "
-            f"most {table['miss_bound']:.1%} of parts like these are."
-        )
-    if report.get("probes"):
-        for row in report["probes"]["rows"]:
-            if row["contrast"] == 50:
-                limit = _limit_text(row["limit"], unit, name)
-                lines.append(
-                    f"Test marks, {row['kind']}, 50 gray levels of contrast: {limit}. "
-                    "An optical limit, not a miss rate."
-                )
-    if report.get("false_alarms"):
-        lines.append("False alarms: " + _alarm_text(report["false_alarms"]))
-    if report.get("steadiness"):
-        study = report["steadiness"]
-        lines.append(
-            f"Steadiness: {study['flips']} of {study['parts']} parts got both verdicts when shown "
-            f"{study['shots']} times in "
-            f"all; attribute agreement: {study['judgement']}."
-        )
-    if report.get("robustness"):
-        rows = report["robustness"]["rows"]
-        broken = [row for row in rows if row["warned_in_time"] is not None]
-        warned = sum(bool(row["warned_in_time"]) for row in broken)
-        lines.append(
-            f"Robustness ({report['robustness']['good']} good parts, {report['robustness']['defects']} defects): "
-            f"{len(broken)} of {len(rows)} disturbances broke the promise or the detection at some strength; "
-            "the drift "
-            f"watch warned at that strength or before in {warned} of {len(broken)}."
-        )
-    if report.get("speed"):
-        lines.append("Speed: " + _speed_text(report["speed"]))
-    return lines
-
-
-def _limit_text(limit: Mapping[str, Any], unit: float, name: str) -> str:
-    sizes = f"{limit['smallest'] * unit:.3g} to {limit['largest'] * unit:.3g} {name}"
-    basis = f"({limit['hits']} of {limit['trials']} found, sizes {sizes})"
-    said = []
-    if limit["a90"] is not None:
-        said.append(f"nine in ten are found from {limit['a90'] * unit:.3g} {name} on")
-    if limit["a90_95"] is not None:
-        said.append(f"with 95 % confidence from {limit['a90_95'] * unit:.3g} {name} on")
-    said += [limit["note"]] if limit["note"] else []
-    return f"{'; '.join(said)} {basis}"
-
-
-def _alarm_text(found: Mapping[str, Any]) -> str:
-    measured = found["measured"]
-    promise = found["promise"] or "no promise, the artifact is not calibrated with photos of good parts"
-    return (
-        f"{promise} ({found['calibrated_on'] or 0} good parts). Here {measured['alarms']} of "
-        f"{measured['parts']} good parts were "
-        f"rejected; with 95 % confidence at most {measured['upper']:.1%} are."
-    )
-
-
-def _speed_text(speed: Mapping[str, Any]) -> str:
-    text = (
-        f"half of the parts within {speed['p50_ms']:.1f} ms, 99 of 100 within {speed['p99_ms']:.1f} ms, the slowest "
-        f"{speed['max_ms']:.1f} ms ({speed['parts']} pictures, {speed['stations']} station(s) asking at once)"
-    )
-    return (
-        text
-        if speed["cycle_ms"] is None
-        else f"{text}; {speed['over']} took longer than the {speed['cycle_ms']:g} ms cycle."
-    )
-
-
 def _size(value: float | None, unit: float) -> str:
     return "-" if value is None else f"{value * unit:.3g}"
 
 
-def _real(document: Document, real: Mapping[str, Any], unit: float, name: str) -> None:
+def _compared(document: Document, rows: Sequence[Mapping[str, Any]]) -> None:
+    document.add(
+        "table",
+        "Do the test marks (next page) predict the real defects? Each defect is compared with marks of its shape and "
+        "contrast",
+        rows=[
+            ["kind", "real defects", "of them thin", "found", "marks predict", "chance if so", "agree"],
+            *(
+                [row["kind"], row["parts"], row["thin"], row["found"], f"{row['expected']:.1f}",
+                 f"{row['chance']:.2g}", "yes" if row["agree"] else "NO"]
+                for row in rows
+            ),
+        ],
+    )  # fmt: skip
+    apart = [row["kind"] for row in rows if not row["agree"]]
+    if apart:
+        document.add(
+            "warning",
+            f"The marks' limit does not hold for real defects of these kinds: {', '.join(apart)}. "
+            "Believe the real ones.",
+        )
+
+
+def _real(
+    document: Document,
+    real: Mapping[str, Any],
+    unit: float,
+    name: str,
+    compared: Sequence[Mapping[str, Any]] = (),
+) -> None:
     document.add("page")
     document.add("heading", "Real defects")
     document.add(
@@ -173,6 +86,8 @@ def _real(document: Document, real: Mapping[str, Any], unit: float, name: str) -
         document.add(
             "warning", f"{len(real['left_out'])} photos could not be used: {'; '.join(real['left_out'][:5])}"
         )
+    if compared:
+        _compared(document, compared)
     sized = {kind: table for kind, table in real["kinds"].items() if "sizes" in table}
     if sized:
         chart = pod_chart(list(sized.values()), list(sized), unit, name)
@@ -231,7 +146,7 @@ def _probes(document: Document, report: Mapping[str, Any], unit: float, name: st
 def _false_alarms(document: Document, found: Mapping[str, Any]) -> None:
     document.add("page")
     document.add("heading", "False alarms")
-    document.add("text", _alarm_text(found))
+    document.add("text", alarm_text(found))
     if found["kept"] is False:
         document.add(
             "warning", "More good parts are rejected than was promised: calibrate again with photos of today's parts."

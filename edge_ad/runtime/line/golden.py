@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from edge_ad.data.images import read_image
@@ -61,10 +62,11 @@ class GoldenVerdict:
 
     def __str__(self) -> str:
         """One clause for people."""
+        part = "/".join(Path(self.part).parts[-2:])  # of a photo: its folder says what it is
         if not self.decision:
-            return f"{self.part} was not shown yet"
+            return f"{part} was not shown yet"
         score = f" (score {self.score:.4g}, limit {self.threshold:.4g})" if self.score and self.threshold else ""
-        return f"{self.part} must be {self.expected} and was {self.decision}{score}"
+        return f"{part} must be {self.expected} and was {self.decision}{score}"
 
 
 class GoldenGate:

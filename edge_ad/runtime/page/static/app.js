@@ -41,7 +41,10 @@ function lamps() {
   const problems = state.health.problems.filter((text) => !text.startsWith("golden parts "));
   const blocked = golden.show(state.golden);
   if (blocked) lamp("golden-lamp", blocked.state === "blocked" ? "bad" : "warn", "No OK: golden parts");
-  else lamp("golden-lamp", "good", "Golden parts");
+  else {
+    const released = state.golden.find((one) => one.state === "released");
+    lamp("golden-lamp", released ? "warn" : "good", released ? `Golden parts: ${released.why.split(":")[0]}` : "Golden parts");
+  }
   byId("golden-lamp").hidden = !state.golden.length;
   if (bad) banner("bad", `No inspection from ${bad.name}: ${bad.message || bad.state}`);
   else if (problems.length) banner("bad", problems[0]);
