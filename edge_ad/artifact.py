@@ -162,7 +162,7 @@ class Artifact:
 
     def trained_on(self) -> frozenset[str] | None:
         """`photo_key` of every photo it was trained on; None where the artifact keeps no record of them."""
-        return frozenset(self.file(PHOTOS).read_text().split()) if self.has(PHOTOS) else None
+        return frozenset(self.file(PHOTOS).read_text(encoding="utf-8").split()) if self.has(PHOTOS) else None
 
     def check_writable(self, needed: int = 1 << 20) -> None:
         """ArtifactError, before any work is done for it, where `needed` more bytes could not be written into it."""

@@ -22,6 +22,7 @@ missing() { # the packages to install, one a line
     /usr/bin/python3 "$(dirname "$0")/edge_ad/runtime/sources/rtsp_server.py" --probe >/dev/null 2>&1 \
         || printf '%s\n' python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good \
             gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly
+    [ -e /usr/share/i18n/locales/de_DE ] || echo locales
     "$PYTHON" -c 'import ensurepip' 2>/dev/null || python_package venv
     "$PYTHON" -c 'import os, sys, sysconfig
 sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' || python_package dev

@@ -55,10 +55,11 @@ def test_exit_codes(arguments, code, says):
 
 
 def test_errors_are_one_line_and_a_hint(tmp_path):
-    done = python(f"from edge_ad.cli import main; main(['train', '{tmp_path}', '--out', '{tmp_path}/a'])")
+    words = f"'run', '{tmp_path}/none', '--source', '{tmp_path}'"
+    done = python(f"from edge_ad.cli import main; main([{words}])")
     assert done.returncode == 1
     assert "error:" in done.stderr
     assert "hint:" in done.stderr
     assert "Traceback" not in done.stderr
-    debug = python(f"from edge_ad.cli import main; main(['--debug', 'train', '{tmp_path}', '--out', '{tmp_path}/a'])")
+    debug = python(f"from edge_ad.cli import main; main(['--debug', {words}])")
     assert "Traceback" in debug.stderr

@@ -108,7 +108,7 @@ def _from_cache(model: str) -> tuple[State, WeightsRecord] | None:
     if not weights.exists() or not note.exists():
         return None
     try:
-        record = WeightsRecord(**json.loads(note.read_text()))
+        record = WeightsRecord(**json.loads(note.read_text(encoding="utf-8")))
         if hash_file(weights)[0] == record.sha256:
             return load_file(weights), record
     except (OSError, ValueError, TypeError, SafetensorError):
@@ -123,7 +123,7 @@ def _to_cache(state: State, record: WeightsRecord) -> None:
         weights.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=weights.parent) as folder:
             save_file(state, Path(folder) / "w", metadata={"format": "pt"})
-            (Path(folder) / "n").write_text(json.dumps(asdict(record)))
+            (Path(folder) / "n").write_text(json.dumps(asdict(record)), encoding="utf-8")
             os.replace(Path(folder) / "w", weights)
             os.replace(Path(folder) / "n", note)
     except OSError as error:

@@ -67,7 +67,7 @@ class FeatureStore:
 
     def _finished_before(self) -> int:
         try:
-            note = json.loads(self._note.read_text())
+            note = json.loads(self._note.read_text(encoding="utf-8"))
             return int(note["done"]) if note["key"] == self._key else 0
         except (OSError, ValueError, KeyError, TypeError):
             return 0
@@ -103,5 +103,5 @@ class FeatureStore:
         with self._disk_errors():
             for array in self.arrays.values():
                 array.flush()
-            temporary.write_text(json.dumps({"done": self.done, "key": self._key}))
+            temporary.write_text(json.dumps({"done": self.done, "key": self._key}), encoding="utf-8")
             temporary.replace(self._note)

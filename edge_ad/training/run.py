@@ -107,7 +107,7 @@ class TrainingRun:
             if not (resume and found):
                 _remove(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
-            note.write_text(json.dumps({"key": self.key}))
+            note.write_text(json.dumps({"key": self.key}), encoding="utf-8")
         except OSError as error:
             raise DataError(
                 f"can't write to {self.folder}: {error.strerror}", "free some space, or choose another --out"

@@ -313,7 +313,7 @@ class DriftMonitor:
     def restore(self, path: Path) -> None:
         """Takes up a saved state. Raises DataError where the file is no such state."""
         try:
-            state = json.loads(path.read_text())
+            state = json.loads(path.read_text(encoding="utf-8"))
             if state["version"] != 1:
                 raise ValueError(f"version {state['version']}")
             if state.get("identity", "") != self.identity:

@@ -42,7 +42,7 @@ class RecalibrationSet:
         state = folder / "set.json"
         if state.exists():
             try:
-                self.offered = int(json.loads(state.read_text())["offered"])
+                self.offered = int(json.loads(state.read_text(encoding="utf-8"))["offered"])
             except (ValueError, KeyError, TypeError) as error:
                 raise DataError(f"{state} is damaged: {error}", "move the folder away and begin a new set") from error
         self._kept = sorted((folder / "good").glob("accepted-*.png"))
