@@ -164,6 +164,8 @@ class TrainingConfig:
     gradient_accumulation: int = 1
     # of student, head and teacher while training; what is inspected afterwards is computed in float32
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    # student, head and losses through torch.compile, on a GPU: fewer launches a step, some minutes before the first
+    compile: bool = False
     workers: int | None = None  # threads that make new triplets ahead of the steps; None: 0 on a CPU, else up to 8
     triplets: int = 320  # synthetic images whose teacher features are computed once; 0: new ones in each step
     held_out: float = 0.1  # share of the normals kept for the first threshold

@@ -36,7 +36,7 @@ class FeatureCache(FeatureSource):
     ) -> None:
         super().__init__(run, detector, samples, triplets, reader)
         self._run, on_cpu = run, run.accelerator.device.type == "cpu"
-        self._together = 4 if on_cpu else 64  # pictures of one call of the teacher
+        self._together = 4 if on_cpu else 16  # pictures of one call of the teacher
         self.prefetch = not on_cpu  # rows are only read
         wanted = run.config.training.triplets
         self.count = wanted if triplets.count is None else min(wanted, triplets.count)

@@ -22,6 +22,7 @@ from edge_ad.training.run import TrainingRun
 log = logging.getLogger("edge_ad.training")
 
 READ_EVERY = 20  # steps, on a GPU
+COMPILED_ON, COMPILER = ("cuda",), "inductor"
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,10 @@ class DetectorTrainer:
         # steps between two looks at the losses: each look waits for the device
         self.read_every = 1 if self.accelerator.device.type == "cpu" else READ_EVERY
         self._failed = torch.full((), -1, device=self.accelerator.device)  # the first step whose loss was no number
-        self.network, self.optimiser = self.accelerator.prepare(LossModule(detector), optimiser)
+        module: torch.nn.Module = LossModule(detector)
+        if self.settings.compile and self.accelerator.device.type in COMPILED_ON:
+            module = torch.compile(module, dynamic=False, backend=COMPILER)
+        self.network, self.optimiser = self.accelerator.prepare(module, optimiser)
 
     @property
     def waited_seconds(self) -> float:

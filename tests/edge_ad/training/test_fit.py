@@ -18,6 +18,7 @@ from edge_ad.model.weights import find_weights
 from edge_ad.synthesis.dataset import NormalFrames, write_triplets
 from edge_ad.synthesis.procedural import ProceduralDefects
 from edge_ad.synthesis.shards import WrittenTriplets
+from edge_ad.training import fit
 from edge_ad.training.batched_synthesis import PROCEDURAL, TEXTURE
 from edge_ad.training.feature_cache import FeatureCache
 from edge_ad.training.feature_source import BatchedFeatures
@@ -435,6 +436,22 @@ def test_a_step_waits_for_nothing_and_a_look_at_the_losses_once(batched_config, 
     few, many = operations(2), operations(8)
     assert many == pytest.approx(few, rel=0.1)  # launches don't grow with the batch
     assert many < 4000
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the compiler's, of the CPU kernels that it runs as they are
+def test_a_compiled_step_learns_what_a_plain_one_does(tiny_config, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(fit, "COMPILED_ON", ("cpu",))
+    monkeypatch.setattr(fit, "COMPILER", "aot_eager")  # the whole way but for generating code
+    plain = tiny_config.override("model", bottleneck_dropout=0.0)
+    losses = []
+    for compiled in (False, True):
+        record = Record()
+        config = plain.override("training", compile=compiled, steps=2)
+        training = Training(config, photos, tmp_path / str(compiled), record)
+        training.trainer().optimise()
+        losses.append(record.losses)
+    torch.compiler.reset()
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 def test_losses_may_be_read_every_few_steps(tiny_config, photos, tmp_path):
