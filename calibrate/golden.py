@@ -77,10 +77,10 @@ def golden_frames(normals: Sequence[Array], how: Preprocessing) -> npt.NDArray[n
         np.clip(255 * (image * scale + shift), 0, 255).round().astype(np.uint8) for image in normals[:PICTURES]
     ]
     frames = [np.ascontiguousarray(picture.transpose(1, 2, 0)) for picture in pictures]
-    return np.stack([*frames, marked(frames[0])])
+    return np.stack([*frames, with_marked_square(frames[0])])
 
 
-def marked(frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def with_marked_square(frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """The picture with a square an eighth of its shorter side wide, in the middle, in the opposite colours."""
     height, width = frame.shape[:2]
     half = max(1, min(height, width) // 16)

@@ -22,7 +22,7 @@ from edge_ad import __version__, metrics
 from edge_ad.artifact import Artifact, Preprocessing
 from edge_ad.data.images import Frame, Mask, preprocess, read_image
 from edge_ad.data.loader import batches, read_each, reason_of
-from edge_ad.data.masks import fit_mask, look_at_mask, resize_mask
+from edge_ad.data.masks import fit_mask, interpret_mask, resize_mask
 from edge_ad.data.samples import Dataset, Problem, Sample
 from edge_ad.errors import DataError
 from edge_ad.pixel_metrics import PixelMetrics
@@ -267,7 +267,7 @@ def _load(sample: Sample, preprocessing: Preprocessing) -> _LoadedPhoto:
     if path is None:
         return _LoadedPhoto(frame, image)
     try:
-        mask, remark, doubt = look_at_mask(path)
+        mask, remark, doubt = interpret_mask(path)
         remarks = [remark] if remark else []
         if mask.shape != frame.shape[:2]:
             mask = fit_mask(mask, frame.shape[:2], path)  # a mask of another picture would spoil figures over pixels

@@ -37,7 +37,7 @@ Say = Callable[[str], None]
 
 
 @dataclass
-class Timed:
+class Candidate:
     """A candidate: its engine and latency of one call (milliseconds), or why it is out."""
 
     name: str
@@ -76,7 +76,7 @@ def build_fastest(
     reference = CachingRunner(fp32, held)
     metrics = None if metrics_of is None else _once(metrics_of, reference)
     unmade = _make_graphs(artifact, normals, metrics_of, export, say)
-    candidates = [Timed(name, precision, out=unmade.get(precision, "")) for name, precision, _ in CANDIDATES]
+    candidates = [Candidate(name, precision, out=unmade.get(precision, "")) for name, precision, _ in CANDIDATES]
     try:
         for own, (_, precision, int8_attention) in zip(candidates, CANDIDATES, strict=True):
             if own.out:
@@ -116,7 +116,7 @@ def build_fastest(
     return chosen.precision, path, record
 
 
-def fastest(passing: Sequence[Timed]) -> Timed:
+def fastest(passing: Sequence[Candidate]) -> Candidate:
     """The fastest by its median; of two, the later (which loses more) only where it is LEAST_GAIN faster."""
     best = passing[0]
     for own in passing[1:]:
@@ -125,7 +125,7 @@ def fastest(passing: Sequence[Timed]) -> Timed:
     return best
 
 
-def time_in_turns(candidates: Sequence[Timed], batch: int, turns: int = TURNS, calls: int = CALLS) -> None:
+def time_in_turns(candidates: Sequence[Candidate], batch: int, turns: int = TURNS, calls: int = CALLS) -> None:
     """Time calls of `batch` images, in turns so that a clock that changes meets all alike."""
     for _ in range(turns):
         for own in candidates:
@@ -139,7 +139,7 @@ def time_in_turns(candidates: Sequence[Timed], batch: int, turns: int = TURNS, c
                 own.taken_ms.append(1000 * (time.perf_counter() - start))
 
 
-def words(record: dict[str, Any]) -> list[str]:
+def summary_lines(record: dict[str, Any]) -> list[str]:
     """Lines for people: every candidate's latency, and by how much the chosen one is faster."""
     rows = record["candidates"]
     chosen = next(row for row in rows if row["name"] == record["chosen"])

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from edge_ad.data.checkup import Checkup
-    from edge_ad.pipeline.unlike import Unlike
+    from edge_ad.pipeline.outliers import Outlier
 
 
 def command(
@@ -36,14 +36,14 @@ def command(
     from edge_ad.errors import DataError
 
     checkup = check_up(scan(data))
-    strange = _find_unlike(data, weights) if unlike and checkup.trainable else []
+    outliers = _find_outliers(data, weights) if unlike and checkup.trainable else []
     if as_json:
-        more = {"unlike": [one._asdict() | {"path": str(one.path)} for one in strange]} if unlike else {}
+        more = {"unlike": [one._asdict() | {"path": str(one.path)} for one in outliers]} if unlike else {}
         typer.echo(json.dumps(checkup.to_dict() | more, indent=1))
     else:
         _print(checkup, data, show or 10**9)
         if unlike:
-            _print_unlike(strange, data, show or 10**9)
+            _print_outliers(outliers, data, show or 10**9)
     if not checkup.trainable:
         raise DataError(
             f"{data} can't be trained on: {'; '.join(checkup.obstacles)}",
@@ -51,33 +51,33 @@ def command(
         )
 
 
-def _find_unlike(data: Path, weights: str | None) -> list[Unlike]:
+def _find_outliers(data: Path, weights: str | None) -> list[Outlier]:
     from rich.console import Console
     from rich.progress import Progress
 
     from edge_ad.model.frame_features import frame_features
-    from edge_ad.pipeline.unlike import find_unlike
+    from edge_ad.pipeline.outliers import find_outliers
     from edge_ad.training.photos import find_photos
 
     photos = find_photos([data])
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("comparing each photo with all others", total=len(photos.samples))
         features = frame_features(weights, photos.median_size())
-        return find_unlike(photos, features, lambda: progress.advance(task))
+        return find_outliers(photos, features, lambda: progress.advance(task))
 
 
-def _print_unlike(strange: list[Unlike], data: Path, show: int) -> None:
+def _print_outliers(outliers: list[Outlier], data: Path, show: int) -> None:
     from rich.console import Console
     from rich.markup import escape
 
     from edge_ad.cli import in_one_line
 
     console = Console(highlight=False, soft_wrap=True)
-    if not strange:
+    if not outliers:
         console.print("every good photo looks like others")
         return
-    console.print(f"[bold yellow]good photos that look like no other, look at them: {len(strange)}[/]")
-    for one in strange[:show]:
+    console.print(f"[bold yellow]good photos that look like no other, look at them: {len(outliers)}[/]")
+    for one in outliers[:show]:
         times = f"{one.distance / one.usual:.1f} times as far from its nearest as usual among {one.photos}"
         where = one.path.relative_to(data) if one.path.is_relative_to(data) else one.path
         console.print(f"  {escape(in_one_line(str(where)))}: {times}")

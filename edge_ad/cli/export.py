@@ -136,10 +136,10 @@ def _check(target: str, precisions: int, normals: Path | None, judged: bool) -> 
 
 def _show(console: Console, record: dict[str, Any]) -> None:
     """What the gate measured, or the speeds that a choice rests on."""
-    from edge_ad.export.speed import words
+    from edge_ad.export.speed import summary_lines
 
     if "speed" in record:
-        console.print("\n".join(map(escape, words(record["speed"]))), soft_wrap=True)
+        console.print("\n".join(map(escape, summary_lines(record["speed"]))), soft_wrap=True)
         return
     kind = record["precision"].upper()
     table = Table(

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from edge_ad.data.complaints import Listener, listen
 from edge_ad.data.images import read_raw, to_frame
 from edge_ad.data.loader import read_each
-from edge_ad.data.masks import fit_mask, look_at_mask
+from edge_ad.data.masks import fit_mask, interpret_mask
 from edge_ad.data.samples import Dataset, FolderUse, Problem, Sample
 from edge_ad.data.words import meaning
 from edge_ad.errors import DataError
@@ -163,7 +163,7 @@ def _check_masks(photos: Iterable[PhotoStats]) -> list[Problem]:
             continue
         findings: list[str] = []
         try:
-            mask, *findings = look_at_mask(path)
+            mask, *findings = interpret_mask(path)
             if not fit_mask(mask, photo.size, path).any() and photo.sample.label:
                 findings.append("empty mask: no pixel is marked")
         except DataError as error:

@@ -64,7 +64,7 @@ def is_truncated(data: bytes) -> bool:
     return False
 
 
-class Care(NamedTuple):
+class DecodeHints(NamedTuple):
     """What the decoder needs to be told, or gets wrong.
 
     in_colour: it must decode to 8-bit colour. scale: of the values it gives. premultiplied: its colours are
@@ -77,21 +77,21 @@ class Care(NamedTuple):
     refuse: str = ""
 
 
-def care_for(data: bytes) -> Care:
+def decode_hints(data: bytes) -> DecodeHints:
     """What must be minded in decoding the file with OpenCV, which is silent about what it doesn't understand."""
     try:
         if data[:4] in _TIFF:
-            return _tiff_care(data)
+            return _tiff_hints(data)
         if data.startswith(b"BM"):
-            return _bmp_care(data)
+            return _bmp_hints(data)
         if data[:2] in (b"P2", b"P3", b"P5", b"P6"):
-            return _pnm_care(data)
+            return _pnm_hints(data)
     except struct.error:
         pass
-    return Care()
+    return DecodeHints()
 
 
-def stranger(data: bytes) -> str:
+def foreign_format(data: bytes) -> str:
     """What a file is that isn't read as a picture, such as "a HEIC picture"; empty where it can't be told."""
     if data[4:8] == b"ftyp":
         brand = data[8:12]
@@ -166,29 +166,29 @@ def _tiff_size(data: bytes) -> tuple[int, int] | None:
     return (tags[_LENGTH], tags[_WIDTH]) if {_LENGTH, _WIDTH} <= tags.keys() else None
 
 
-def _tiff_care(data: bytes) -> Care:
+def _tiff_hints(data: bytes) -> DecodeHints:
     tags = _tiff_tags(data)
     bits, samples, format_ = (tags.get(tag, 1) for tag in (_BITS, _SAMPLES, _FORMAT))
     inverted = tags.get(_PHOTOMETRIC) == 0  # MinIsWhite
     if format_ == 3 and inverted:
-        return Care(refuse="floats with white as zero")
+        return DecodeHints(refuse="floats with white as zero")
     if bits > 8 and (inverted or (samples > 1 and tags.get(_PLANAR) == 2)):
-        return Care(in_colour=True)  # the raw planes come out inverted, or cut into stripes of one colour
-    return Care(premultiplied=bits == 8 and samples == 4 and tags.get(_EXTRA) == 2)
+        return DecodeHints(in_colour=True)  # the raw planes come out inverted, or cut into stripes of one colour
+    return DecodeHints(premultiplied=bits == 8 and samples == 4 and tags.get(_EXTRA) == 2)
 
 
-def _bmp_care(data: bytes) -> Care:
+def _bmp_hints(data: bytes) -> DecodeHints:
     bits, compression = struct.unpack_from("<HI", data, 28)
     if bits == 16:
-        return Care(refuse="5 or 6 bits a channel")
+        return DecodeHints(refuse="5 or 6 bits a channel")
     order = struct.unpack_from("<3I", data, 54) if compression in (3, 6) else ()
     if order not in ((), (0xFF0000, 0xFF00, 0xFF)) and struct.unpack_from("<I", data, 14)[0] < 56:
-        return Care(refuse="channels in an order of its own")
-    return Care()
+        return DecodeHints(refuse="channels in an order of its own")
+    return DecodeHints()
 
 
-def _pnm_care(data: bytes) -> Care:
+def _pnm_hints(data: bytes) -> DecodeHints:
     fields = re.match(rb"P[2356](?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+(\d+)", data[:4096])
     top = int(fields[1]) if fields else 255
     full = 255 if top < 256 else 65535
-    return Care(scale=full / top if top else 1.0)
+    return DecodeHints(scale=full / top if top else 1.0)

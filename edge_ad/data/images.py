@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edge_ad.data.headers import care_for, is_truncated, size_in_header, stranger
+from edge_ad.data.headers import decode_hints, foreign_format, is_truncated, size_in_header
 from edge_ad.data.words import passed_over
 from edge_ad.errors import DataError
 
@@ -169,27 +169,27 @@ def _decode(data: bytes, name: Path | str, alpha: bool = False) -> npt.NDArray[A
         )
     if is_truncated(data):  # some decoders fill the missing part with gray and say nothing
         raise DataError(f"{name} is cut short: its end is missing", "copy it again or delete it")
-    care = care_for(data)
-    if care.refuse:
-        raise DataError(f"{name} holds {care.refuse}, which is not read", "save it as PNG, or as an ordinary TIFF")
-    flags = cv2.IMREAD_COLOR if care.in_colour else _AS_STORED
+    hints = decode_hints(data)
+    if hints.refuse:
+        raise DataError(f"{name} holds {hints.refuse}, which is not read", "save it as PNG, or as an ordinary TIFF")
+    flags = cv2.IMREAD_COLOR if hints.in_colour else _AS_STORED
     try:
         image = cv2.imdecode(
-            np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED if alpha or care.premultiplied else flags
+            np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED if alpha or hints.premultiplied else flags
         )
         if image is None:  # some kinds of TIFF are only decoded to 8-bit colour
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise DataError(f"can't decode {name}: {error.err or error}", "open it elsewhere or delete it") from error
     if image is None or image.size == 0:
-        what = stranger(data)
+        what = foreign_format(data)
         hint = "save it as JPEG or PNG" if what else "copy it again, or save it as JPEG or PNG"
         raise DataError(
             f"can't decode {name}: {f'it is {what}' if what else 'damaged, or of a kind that is not read'}", hint
         )
-    if care.scale != 1:
-        image = np.rint(np.minimum(image * care.scale, np.iinfo(image.dtype).max)).astype(image.dtype)
-    return np.asarray(image if alpha else _without_alpha(image, name, care.premultiplied))
+    if hints.scale != 1:
+        image = np.rint(np.minimum(image * hints.scale, np.iinfo(image.dtype).max)).astype(image.dtype)
+    return np.asarray(image if alpha else _without_alpha(image, name, hints.premultiplied))
 
 
 def _without_alpha(image: npt.NDArray[Any], name: Path | str, premultiplied: bool) -> npt.NDArray[Any]:

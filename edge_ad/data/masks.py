@@ -27,11 +27,11 @@ class MaskReading(NamedTuple):
 
 
 def read_mask(path: Path | str) -> Mask:
-    """Mask [H, W], true on the defect, as `look_at_mask` makes it out. Raises DataError."""
-    return look_at_mask(path).mask
+    """Mask [H, W], true on the defect, as `interpret_mask` makes it out. Raises DataError."""
+    return interpret_mask(path).mask
 
 
-def look_at_mask(path: Path | str) -> MaskReading:
+def interpret_mask(path: Path | str) -> MaskReading:
     """The mask of a file, or of all files of a folder together (MVTec LOCO has one a region).
 
     What is transparent is unmarked; where all that is opaque has one colour, the alpha channel is the mask. A

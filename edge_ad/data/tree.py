@@ -10,7 +10,7 @@ from pathlib import Path
 from edge_ad.data.dataset import Problem
 from edge_ad.data.images import Listing, is_image, listings_below
 from edge_ad.data.masks import is_mask
-from edge_ad.data.words import Meaning, meaning, surely_masks
+from edge_ad.data.words import Meaning, meaning, means_masks_only
 from edge_ad.errors import DataError
 
 _NAMED_MASK = re.compile(
@@ -160,7 +160,7 @@ def split_masks(paths: Sequence[Path], top: Path, *, exact: bool = False) -> tup
     stems = {Path(path.stem.lower()) for path in photos}
     for folder, inside in maybe.items():
         places = {path: folder.parent.relative_to(top) / path.relative_to(folder) for path in inside}
-        if surely_masks(folder.name) or any(
+        if means_masks_only(folder.name) or any(
             _key(one) in known or (not exact and Path(one.stem.lower()) in stems)
             for place in places.values()
             for one in (place, place.with_name(photo_stem(place) + place.suffix))

@@ -114,7 +114,7 @@ def meaning(name: str) -> Meaning:
     return "defect" if "defect" in said else "good" if "good" in said else ""
 
 
-def surely_masks(name: str) -> bool:
+def means_masks_only(name: str) -> bool:
     """Whether a folder's name can hardly mean anything but masks; "labels" may also be the product."""
     return re.sub(r"[\W_]+", " ", _plain(name)).strip() in _SURE_MASKS
 

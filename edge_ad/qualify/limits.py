@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from edge_ad.calibrate.threshold import clopper_pearson
 from edge_ad.data.images import Frame, read_image
-from edge_ad.data.masks import fit_mask, look_at_mask
+from edge_ad.data.masks import fit_mask, interpret_mask
 from edge_ad.errors import DataError
 from edge_ad.qualify.pod import fit_hit_miss, fit_response
 from edge_ad.qualify.probes import CONTRASTS, KINDS, Probe, draw_probe, hair_width, is_rim, measure_defect, places_on
@@ -43,7 +43,7 @@ def real_defects(subject: Subject) -> dict[str, Any]:
             frame = read_image(sample.path)
             mask = None
             if sample.mask_path is not None:
-                mask, _, doubt = look_at_mask(sample.mask_path)
+                mask, _, doubt = interpret_mask(sample.mask_path)
                 mask = None if doubt else fit_mask(mask, frame.shape[:2], sample.path)
                 left_out += [f"the size of {sample.path}: its mask {doubt}"] if doubt else []
         except DataError as error:

@@ -13,7 +13,7 @@ from edge_ad.errors import BackendError
 from edge_ad.export import speed
 from edge_ad.export.engine import Built
 from edge_ad.export.job import ExportOptions
-from edge_ad.export.speed import Timed, build_fastest, fastest, words
+from edge_ad.export.speed import Candidate, build_fastest, fastest, summary_lines
 from edge_ad.runtime.engines.onnxruntime import OnnxRuntimeRunner
 from edge_ad.runtime.engines.runner import Outputs
 from edge_ad.runtime.engines.tensorrt_build import EngineOptions, EngineRecord, graph_hash
@@ -116,7 +116,7 @@ def test_what_is_said_names_every_candidate_and_by_how_much(device, small_artifa
         small_artifact, normals, None, ExportOptions(threads=1), EngineOptions(max_batch=2), said.append
     )
     assert "taking model.int8.onnx as it is: name --int8 to make it anew" in said
-    first, *rows = words(record)
+    first, *rows = summary_lines(record)
     assert first == "on RTX, batch 2, TensorRT 10.16.1:"
     assert rows[0] == "FP16: 3.000 ms (p20 3.000, p80 3.000), 1.50 times the kept one's"
     assert rows[1] == "INT8, attention in FP16: 2.000 ms (p20 2.000, p80 2.000), kept"
@@ -152,7 +152,8 @@ def test_labelled_photos_decide_where_they_are_given(device, small_artifact, nor
 
 
 def test_the_gain_is_of_medians():
-    slow, quick = Timed("slow", "fp16", taken_ms=[2.0, 2.0, 2.0]), Timed("quick", "int8", taken_ms=[1.0, 1.0, 90.0])
+    slow = Candidate("slow", "fp16", taken_ms=[2.0, 2.0, 2.0])
+    quick = Candidate("quick", "int8", taken_ms=[1.0, 1.0, 90.0])
     assert fastest([slow, quick]) is quick
 
 

@@ -18,7 +18,7 @@ from edge_ad.runtime.engines.runner import GRAPHS, Precision, default_threads
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
 
 
-def recall(artifact: Artifact, threads: int | None) -> tuple[str, Precision] | None:
+def load_choice(artifact: Artifact, threads: int | None) -> tuple[str, Precision] | None:
     """Backend and precision as remembered; None where nothing, or nothing usable, was."""
     try:
         stored = json.loads(_file(artifact, threads).read_text(encoding="utf-8"))
@@ -28,7 +28,7 @@ def recall(artifact: Artifact, threads: int | None) -> tuple[str, Precision] | N
     return (backend, precision) if precision in GRAPHS and artifact.has(GRAPHS[precision]) else None
 
 
-def remember(artifact: Artifact, threads: int | None, backend: str, precision: Precision) -> None:
+def save_choice(artifact: Artifact, threads: int | None, backend: str, precision: Precision) -> None:
     """Keep it for the next time; a cache that can't be written is no error, the engines are measured again then."""
     target = _file(artifact, threads)
     with suppress(OSError, ArtifactError):

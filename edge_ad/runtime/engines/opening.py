@@ -82,7 +82,7 @@ def open_fastest(
     """
     if backend != "auto" or precision != "auto" or not artifact.has(GOLDEN):
         return open_checked(artifact, backend, precision, threads)
-    remembered = choice.recall(artifact, threads)
+    remembered = choice.load_choice(artifact, threads)
     if remembered is not None:
         try:
             return open_backend(artifact, *remembered, threads)
@@ -100,7 +100,7 @@ def open_fastest(
             best = (opened.test.milliseconds, name, precision)
     if best is None:
         return open_checked(artifact, threads=threads)
-    choice.remember(artifact, threads, best[1], best[2])
+    choice.save_choice(artifact, threads, best[1], best[2])
     return open_backend(artifact, best[1], best[2], threads)
 
 

@@ -24,7 +24,7 @@ def saved(tmp_path, name, array, **options):
 @pytest.mark.parametrize("values", [(0, 1), (0, 255), (0, 9), (0, 254)])
 def test_few_values_count_where_they_are_not_black(tmp_path, values):
     path = saved(tmp_path, "m.png", np.where(TRUTH, *values[::-1]).astype(np.uint8))
-    mask, *findings = masks.look_at_mask(path)
+    mask, *findings = masks.interpret_mask(path)
     np.testing.assert_array_equal(mask, TRUTH)
     assert findings == ["", ""]
 
@@ -48,7 +48,7 @@ def test_a_mask_saved_as_jpeg_has_no_more_regions(tmp_path, quality, again):
     path = saved(tmp_path, "m.jpg", WHITE, quality=quality)
     if again:  # what a labelling tool writes that was given the JPEG
         path = saved(tmp_path, "m.png", np.asarray(Image.open(path)))
-    mask, remark, doubt = masks.look_at_mask(path)
+    mask, remark, doubt = masks.interpret_mask(path)
     assert cv2.connectedComponents(mask.astype(np.uint8))[0] == 3
     assert np.count_nonzero(mask != TRUTH) <= (0 if quality >= 95 else 12)
     assert quality == 100 or "gray values" in remark
@@ -65,9 +65,9 @@ def test_numbered_kinds_saved_as_jpeg_all_count(tmp_path):
 def test_a_scaled_mask_counts_above_half(tmp_path):
     small = cv2.resize(WHITE, (45, 30), interpolation=cv2.INTER_AREA)
     large = cv2.resize(WHITE, (180, 120), interpolation=cv2.INTER_CUBIC)
-    reading = masks.look_at_mask(saved(tmp_path, "s.png", small))
+    reading = masks.interpret_mask(saved(tmp_path, "s.png", small))
     assert np.count_nonzero(reading.mask != TRUTH[::2, ::2]) < 25
-    mask, remark, _ = masks.look_at_mask(saved(tmp_path, "l.png", large))
+    mask, remark, _ = masks.interpret_mask(saved(tmp_path, "l.png", large))
     assert np.count_nonzero(mask != np.kron(TRUTH, np.ones((2, 2), bool))) < 30
     assert "gray values" in remark
 
@@ -75,7 +75,7 @@ def test_a_scaled_mask_counts_above_half(tmp_path):
 @pytest.mark.parametrize("colour", [255, 0, 77])
 def test_in_the_alpha_channel(tmp_path, colour):
     path = saved(tmp_path, "m.png", np.dstack([np.full((60, 90, 3), colour, np.uint8), WHITE]))
-    mask, remark, doubt = masks.look_at_mask(path)
+    mask, remark, doubt = masks.interpret_mask(path)
     np.testing.assert_array_equal(mask, TRUTH)
     assert "alpha channel" in remark
     assert doubt == ""
@@ -92,14 +92,14 @@ def test_what_is_transparent_is_not_marked(tmp_path):
 
 def test_an_opaque_alpha_channel_says_nothing(tmp_path):
     path = saved(tmp_path, "m.png", np.dstack([WHITE, WHITE, WHITE, np.full_like(WHITE, 255)]))
-    mask, *findings = masks.look_at_mask(path)
+    mask, *findings = masks.interpret_mask(path)
     np.testing.assert_array_equal(mask, TRUTH)
     assert findings == ["", ""]
 
 
 @pytest.mark.parametrize("name", ["m.png", "m.jpg"])
 def test_most_of_the_picture_is_doubted(tmp_path, name):
-    mask, _, doubt = masks.look_at_mask(saved(tmp_path, name, 255 - WHITE))
+    mask, _, doubt = masks.interpret_mask(saved(tmp_path, name, 255 - WHITE))
     assert mask.mean() > 0.85
     assert "marks 90% of the picture, most of it: inverted?" in doubt
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge_ad.data.words import meaning, passed_over, surely_masks
+from edge_ad.data.words import meaning, means_masks_only, passed_over
 
 GOOD = {
     "English": "good OK Normal normals passed accepted good_parts OK-2024 no_defects defect-free non-defective "
@@ -68,8 +68,8 @@ def test_splits_and_masks():
     assert {meaning(name) for name in ("test_private", "test_private_mixed")} == {"unlabelled"}
     for name in ("ground_truth", "Ground Truth", "mask", "Masks", "labels", "annotations", "掩码", "マスク"):
         assert meaning(name) == "mask", name
-    assert surely_masks("Ground-Truth")
-    assert not surely_masks("labels")
+    assert means_masks_only("Ground-Truth")
+    assert not means_masks_only("labels")
 
 
 @pytest.mark.parametrize(

@@ -164,12 +164,12 @@ def slow_down(monkeypatch, milliseconds):
 def test_the_fastest_that_passes_is_taken_and_remembered(tested_artifact, monkeypatch, fastest):
     slow_down(monkeypatch, {fastest: 1.0})
     assert open_fastest(tested_artifact, threads=1).runner.name == fastest
-    assert choice.recall(tested_artifact, 1) == tuple(fastest.split(" "))
+    assert choice.load_choice(tested_artifact, 1) == tuple(fastest.split(" "))
     slow_down(monkeypatch, {})
     assert open_fastest(tested_artifact, threads=1).runner.name == fastest  # not measured again
-    assert choice.recall(tested_artifact, 2) is None  # another number of threads is another question
+    assert choice.load_choice(tested_artifact, 2) is None  # another number of threads is another question
     tested_artifact.add("note.txt", b"changed")
-    assert choice.recall(tested_artifact, 1) is None
+    assert choice.load_choice(tested_artifact, 1) is None
 
 
 def test_the_fastest_is_not_taken_where_it_fails(tested_artifact, monkeypatch):
@@ -179,7 +179,7 @@ def test_the_fastest_is_not_taken_where_it_fails(tested_artifact, monkeypatch):
 
 
 def test_a_remembered_engine_that_fails_since_is_measured_anew(tested_artifact, monkeypatch, caplog):
-    choice.remember(tested_artifact, 1, "onnxruntime-cpu", "int8")
+    choice.save_choice(tested_artifact, 1, "onnxruntime-cpu", "int8")
     assert open_fastest(tested_artifact, threads=1).runner.name == "onnxruntime-cpu int8"
     distort(monkeypatch, "onnxruntime-cpu int8")
     assert open_fastest(tested_artifact, threads=1).runner.name != "onnxruntime-cpu int8"
@@ -187,7 +187,7 @@ def test_a_remembered_engine_that_fails_since_is_measured_anew(tested_artifact, 
 
 
 def test_a_damaged_memory_of_the_choice_counts_as_none(tested_artifact):
-    choice.remember(tested_artifact, 1, "onnxruntime-cpu", "int8")
+    choice.save_choice(tested_artifact, 1, "onnxruntime-cpu", "int8")
     for text in ("", "[]", '{"backend": 1}', '{"backend": "x", "precision": "int4"}'):
         choice._file(tested_artifact, 1).write_text(text)
-        assert choice.recall(tested_artifact, 1) is None
+        assert choice.load_choice(tested_artifact, 1) is None

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from edge_ad.calibrate.golden import MARGIN, add_golden, golden_frames, marked
+from edge_ad.calibrate.golden import MARGIN, add_golden, golden_frames, with_marked_square
 from edge_ad.errors import ArtifactError, BackendError
 from edge_ad.runtime.engines.onnxruntime import OnnxRuntimeRunner
 from edge_ad.runtime.engines.opening import open_runner
@@ -53,7 +53,7 @@ def test_reference_pictures_are_the_normals_and_one_with_a_mark(small_artifact, 
     frames = golden_frames(normals, small_artifact.manifest.preprocessing)
     assert frames.shape == (3, 64, 64, 3)
     np.testing.assert_array_equal(frames[:2], parts[0][:2])
-    np.testing.assert_array_equal(frames[2], marked(frames[0]))
+    np.testing.assert_array_equal(frames[2], with_marked_square(frames[0]))
     changed = (frames[2] != frames[0]).any(-1)
     assert changed.sum() <= 8 * 8
     assert changed[28:36, 28:36].mean() > 0.9
@@ -61,7 +61,7 @@ def test_reference_pictures_are_the_normals_and_one_with_a_mark(small_artifact, 
 
 def test_a_mark_fits_into_any_picture():
     for shape in ((1, 1, 3), (2, 7, 3), (5, 100, 3)):
-        assert marked(np.full(shape, 9, np.uint8)).max() == 246
+        assert with_marked_square(np.full(shape, 9, np.uint8)).max() == 246
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime-cpu", "openvino"])

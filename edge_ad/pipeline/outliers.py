@@ -20,7 +20,7 @@ STRANGEST = 0.01  # share of a photo's patches whose mean distance is the photo'
 FAR = 3.0  # interquartile ranges above the third quartile: Tukey's "far out"
 
 
-class Unlike(NamedTuple):
+class Outlier(NamedTuple):
     """A photo that stands out. distance: 1 - cos, of its strangest patches; usual: median of the others'; photos: of
     the product, that it was compared with."""
 
@@ -30,18 +30,18 @@ class Unlike(NamedTuple):
     photos: int
 
 
-def find_unlike(
+def find_outliers(
     photos: Photos,
     features: Callable[[Frame], npt.NDArray[np.float32]],
     advance: Callable[[], None] = lambda: None,
     seed: int = 0,
-) -> list[Unlike]:
+) -> list[Outlier]:
     """The photos that stand out among the good ones of their product, the strangest first.
 
     features: of a frame, [C, h, w], such as the teacher's. advance: called once a photo. Each patch has the distance
     of the nearest patch of any other photo (leave one out). Products with fewer than 8 photos are left out.
     """
-    found: list[Unlike] = []
+    found: list[Outlier] = []
     for category in photos.categories:
         paths = [sample.path for sample in photos.samples if sample.category == category]
         if len(paths) < FEWEST:
@@ -50,7 +50,7 @@ def find_unlike(
         first, usual, third = np.quantile(distances, (0.25, 0.5, 0.75))
         far = third + FAR * (third - first)
         found += [
-            Unlike(path, float(distance), float(usual), len(paths))
+            Outlier(path, float(distance), float(usual), len(paths))
             for path, distance in zip(paths, distances, strict=True)
             if distance > far
         ]

@@ -10,7 +10,7 @@ from edge_ad.cli import main
 from edge_ad.data.images import read_image, write_image
 from edge_ad.data.loader import PhotoReader
 from edge_ad.errors import DataError
-from edge_ad.pipeline.unlike import find_unlike, leave_one_out
+from edge_ad.pipeline.outliers import find_outliers, leave_one_out
 from edge_ad.training.photos import find_photos
 
 
@@ -31,7 +31,7 @@ def folder(tmp_path, write_photos):
 
 
 def test_the_bad_one_among_good_ones_is_found_and_no_other(folder):
-    found = find_unlike(find_photos([folder]), features)
+    found = find_outliers(find_photos([folder]), features)
     assert [one.path.name for one in found] == ["007.png"]
     assert found[0].photos == 24
     assert found[0].distance > 3 * found[0].usual
@@ -39,7 +39,7 @@ def test_the_bad_one_among_good_ones_is_found_and_no_other(folder):
 
 def test_good_photos_are_left_in_peace(tmp_path, write_photos):
     write_photos(tmp_path / "good", 24, seed=3)
-    assert len(find_unlike(find_photos([tmp_path]), features)) <= 1
+    assert len(find_outliers(find_photos([tmp_path]), features)) <= 1
 
 
 def test_a_photos_own_patches_do_not_count(tmp_path, write_photos):
@@ -54,7 +54,7 @@ def test_a_photos_own_patches_do_not_count(tmp_path, write_photos):
 
 def test_few_photos_of_a_product_tell_nothing(tmp_path, write_photos):
     write_photos(tmp_path / "good", 7)
-    assert find_unlike(find_photos([tmp_path]), features) == []
+    assert find_outliers(find_photos([tmp_path]), features) == []
 
 
 def test_check_names_them(folder, capsys, monkeypatch):
