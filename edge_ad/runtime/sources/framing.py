@@ -166,7 +166,7 @@ class _JpegWalk:
             elif marker < 0xC0 or 0xD0 <= marker <= SOI or (self.seen_scan and APP0 <= marker <= 0xEF):
                 if not self.seen_scan or self.strict:
                     return self._stop(self.at)
-                self.at += 2  # damage inside coded data: the decoder judges it
+                self.at += 1  # damage inside coded data: the decoder judges it
                 self.in_scan = True
             else:
                 end = self.at + 2 + max(int.from_bytes(buffer[self.at + 2 : self.at + 4], "big"), 2)

@@ -80,6 +80,11 @@ def test_a_picture_cut_at_the_end_of_the_stream_is_reported(pictures):
         assert [piece.whole for piece in found] == [True, False], f"cut at {cut}"
 
 
+def test_a_picture_cut_in_the_middle_of_a_marker_ends_there():
+    half = JPEG[1][:-1]
+    assert framed(ImageFramer(), half + PNG[0]) == [Piece(half, False), Piece(PNG[0], True)]
+
+
 def test_a_preview_in_several_segments_is_no_picture():
     """Thermal cameras store one of more than 64 KiB inside the picture, a segment header every 64 KiB."""
     preview = encoded(".jpg", 5, (200, 240), quality=(cv2.IMWRITE_JPEG_QUALITY, 98))
