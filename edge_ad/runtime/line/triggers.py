@@ -129,8 +129,6 @@ class HttpTrigger(Listener):
         token, signals = self.settings.token, self.signals
 
         class Handler(JsonHandler):
-            timeout = 5
-
             def do_POST(self) -> None:
                 try:
                     length = int(self.headers.get("Content-Length") or 0)

@@ -71,9 +71,17 @@ class LoginBody(Body):
     token: str
 
 
-def create_app(view: LineView, *, version: str, token: str, hosts: frozenset[str], release_token: str = "") -> Guard:
+def create_app(
+    view: LineView,
+    *,
+    version: str,
+    token: str,
+    hosts: frozenset[str],
+    release_token: str = "",
+    proxies: frozenset[str] = frozenset(),
+) -> Guard:
     """The guarded ASGI application. token: empty where none is asked for. release_token: lifts the block of golden
-    parts; empty: nothing does. hosts: see Guard."""
+    parts; empty: nothing does. hosts, proxies: see Guard."""
     data = PageData(view)
     sessions = Sessions(token) if token else None
     app = FastAPI(title="EdgeAD operator page", version=version, docs_url=None, redoc_url=None)
@@ -97,7 +105,7 @@ def create_app(view: LineView, *, version: str, token: str, hosts: frozenset[str
         ]
         return JSONResponse({"detail": rows}, 422)
 
-    return Guard(app, sessions=sessions, hosts=hosts, login_page=_asset("login.html"))
+    return Guard(app, sessions=sessions, hosts=hosts, proxies=proxies, login_page=_asset("login.html"))
 
 
 def _asset(name: str) -> bytes:

@@ -77,9 +77,21 @@ class Sessions:
 class Guard:
     """The ASGI application behind these checks."""
 
-    def __init__(self, app: Any, *, sessions: Sessions | None, hosts: frozenset[str], login_page: bytes) -> None:
-        """sessions: None where no token is asked for. hosts: names the page may be called by then."""
+    def __init__(
+        self,
+        app: Any,
+        *,
+        sessions: Sessions | None,
+        hosts: frozenset[str],
+        login_page: bytes,
+        proxies: frozenset[str] = frozenset(),
+    ) -> None:
+        """sessions: None where no token is asked for. hosts: names the page may be called by then.
+
+        proxies: names that a proxy calls the page by; writes may name them as their origin.
+        """
         self.app, self.sessions, self.hosts, self.login_page = app, sessions, hosts, login_page
+        self.proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -89,9 +101,15 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
             return
 
+        is_head = scope["method"] == "HEAD"  # probes ask so: as GET, without the body
+        if is_head:
+            scope = {**scope, "method": "GET"}
+
         async def send_guarded(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": [*message.get("headers", ()), *_pairs(HEADERS)]}
+            elif is_head:
+                message = {**message, "body": b""}
             await send(message)
 
         headers = _headers(scope)
@@ -130,13 +148,17 @@ class Guard:
     def _foreign(self, scope: Scope, headers: dict[str, str]) -> tuple[int, bytes, str] | None:
         if headers.get("x-edgead") != "1":
             return _refuse(403, "a write needs the header X-EdgeAD: 1")
-        if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        site = headers.get("sec-fetch-site", "")
+        if site not in ("", "same-origin", "none"):
             return _refuse(403, "a write must come from this page")
+        # Behind a TLS proxy the scheme differs; the host is what tells origins of other machines apart. Behind one
+        # that doesn't pass the Host on, the browser's own word counts, which it gives on https and loopback.
         origin = headers.get("origin")
-        # Behind a TLS proxy the scheme differs; the host is what tells origins of other machines apart.
-        if origin is not None and origin.partition("://")[2] != headers.get("host", ""):
-            return _refuse(403, f"a write must come from this page, not from {origin[:80]}")
-        return None
+        host = (origin or "").partition("://")[2]
+        if origin is None or host == headers.get("host", "") or site == "same-origin" or _name(host) in self.proxies:
+            return None
+        hint = "behind a proxy, let it pass the Host header (nginx: proxy_set_header Host $http_host;)"
+        return _refuse(403, f"a write must come from this page, not from {origin[:80]}; {hint}")
 
 
 def is_loopback(host: str) -> bool:

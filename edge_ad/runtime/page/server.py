@@ -22,6 +22,8 @@ from edge_ad.runtime.page.data import LineView
 from edge_ad.runtime.page.guard import is_loopback
 from edge_ad.runtime.settings import need_port
 
+MOST_CLIENTS = 64
+
 
 @dataclass(frozen=True)
 class PageConfig:
@@ -30,7 +32,7 @@ class PageConfig:
     host: Annotated[str, "0.0.0.0 for the plant's network; then a token is asked for"] = "127.0.0.1"
     port: Annotated[int, "0 picks a free one"] = 8080
     token: Annotated[str, "at least 16 characters; empty: none on loopback, a fresh one elsewhere"] = ""
-    allowed_hosts: Annotated[tuple[str, ...], "further names for a page without token, behind a proxy of yours"] = ()
+    allowed_hosts: Annotated[tuple[str, ...], "names that a proxy of yours calls the page by"] = ()
 
     def __post_init__(self) -> None:
         if self.token and len(self.token) < 16:
@@ -67,14 +69,17 @@ class OperatorPage:
         shown = f"[{config.host}]" if ":" in config.host else config.host
         self.address = f"http://{shown}:{self.port}"
         from edge_ad.runtime.page.app import create_app  # noqa: PLC0415  (imports FastAPI)
+        from edge_ad.runtime.page.connections import limited_protocol  # noqa: PLC0415  (imports uvicorn)
 
         hosts = frozenset({"127.0.0.1", "localhost", "::1", config.host, *config.allowed_hosts})
         self.app = create_app(
-            view, version=edge_ad.__version__, token=self.token, release_token=self.release_token, hosts=hosts
-        )
+            view, version=edge_ad.__version__, token=self.token, release_token=self.release_token, hosts=hosts,
+            proxies=frozenset(config.allowed_hosts),
+        )  # fmt: skip
         self._server = uvicorn.Server(
             uvicorn.Config(
                 self.app,
+                http=limited_protocol(MOST_CLIENTS),
                 log_config=None,
                 access_log=False,
                 lifespan="off",
@@ -82,7 +87,7 @@ class OperatorPage:
                 server_header=False,
                 timeout_keep_alive=30,
                 timeout_graceful_shutdown=1,
-                limit_concurrency=128,
+                limit_concurrency=2 * MOST_CLIENTS,
                 h11_max_incomplete_event_size=16384,
             )
         )

@@ -15,10 +15,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 from edge_ad.errors import BackendError
+from edge_ad.runtime.clients import Clients, keep_alive
 
 log = logging.getLogger(__name__)
 ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE, DEVICE_FAILURE = 1, 2, 3, 4
 MOST_CLIENTS = 16
+REQUEST_S = 5.0  # the rest of a request that has begun; between requests a PLC may be silent
 
 
 class ModbusFault(Exception):
@@ -48,13 +50,16 @@ class ModbusDevice(Protocol):
 class ModbusServer:
     """Serves a device from a thread of its own; `port` holds once it is made. Any unit number is answered.
 
+    One client more than MOST_CLIENTS makes the one that has been idle for longest leave: PLCs that were switched off
+    say no goodbye, and those that run poll all the time.
     Raises BackendError where the port is taken.
     """
 
     def __init__(self, device: ModbusDevice, host: str = "127.0.0.1", port: int = 502) -> None:
         """port: 0 picks a free one. 502 needs the right to bind low ports (CAP_NET_BIND_SERVICE)."""
         self.device = device
-        self._clients: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._clients = Clients("Modbus server", MOST_CLIENTS)
         try:
             self._listener = socket.create_server((host, port))
         except OSError as error:
@@ -74,7 +79,7 @@ class ModbusServer:
 
         async def stop() -> None:
             self._loop.remove_reader(self._listener)
-            tasks = list(self._clients)
+            tasks = list(self._tasks)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -89,30 +94,37 @@ class ModbusServer:
     def _accept(self) -> None:
         # Not asyncio's own server: one that is closed while a client connects leaves that client's socket open.
         try:
-            connection, _ = self._listener.accept()
+            connection, address = self._listener.accept()
+            keep_alive(connection)
         except OSError:  # the client has gone again
-            return
-        if len(self._clients) >= MOST_CLIENTS:
-            connection.close()
             return
         connection.setblocking(False)
         task = self._loop.create_task(self._serve(connection))
-        self._clients.add(task)
-        task.add_done_callback(self._clients.discard)
-        task.add_done_callback(lambda _: connection.close())
+        self._tasks.add(task)
+        self._clients.add(task, address[0], task.cancel)
+
+        def gone(_: object) -> None:
+            self._tasks.discard(task)
+            self._clients.remove(task)
+            connection.close()
+
+        task.add_done_callback(gone)
 
     async def _serve(self, connection: socket.socket) -> None:
         writer: asyncio.StreamWriter | None = None
+        me = asyncio.current_task()
         try:
             reader, writer = await asyncio.open_connection(sock=connection)
             while True:
-                transaction, protocol, length, unit = struct.unpack(">HHHB", await reader.readexactly(7))
-                if protocol != 0 or not 2 <= length <= 254:
+                first = await reader.readexactly(1)
+                transaction, unit, request = await asyncio.wait_for(_rest(first, reader), REQUEST_S)
+                if not request:
                     break  # not Modbus
-                reply = self._answer(await reader.readexactly(length - 1))
+                reply = self._answer(request)
                 writer.write(struct.pack(">HHHB", transaction, 0, len(reply) + 1, unit) + reply)
                 await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+                self._clients.used(me)
+        except (asyncio.IncompleteReadError, asyncio.TimeoutError, OSError, asyncio.CancelledError):
             pass
         finally:
             if writer is not None:
@@ -134,6 +146,13 @@ class ModbusServer:
         except Exception:
             log.exception("Modbus request %s failed", request.hex())
             return bytes([code | 0x80, DEVICE_FAILURE])
+
+
+async def _rest(first: bytes, reader: asyncio.StreamReader) -> tuple[int, int, bytes]:
+    """Transaction, unit and body of a request whose first byte has come; no body where the length is not Modbus."""
+    transaction, protocol, length, unit = struct.unpack(">HHHB", first + await reader.readexactly(6))
+    body = await reader.readexactly(length - 1) if protocol == 0 and 2 <= length <= 254 else b""
+    return transaction, unit, body
 
 
 def _count(count: int, most: int) -> int:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from edge_ad.errors import BackendError, ConfigError
+from edge_ad.runtime.clients import keep_alive
 from edge_ad.runtime.optional import need
 from edge_ad.runtime.settings import need_port
 from edge_ad.runtime.sinks.base import Delivery, Frame, PixelScores, Sink
@@ -175,6 +176,8 @@ class OpcUaSink(Sink):
             server.set_identity_tokens([ua.UserNameIdentityToken])
         await self._build(server)
         await server.start()
+        for listener in getattr(getattr(server.bserver, "_server", None), "sockets", ()):
+            keep_alive(listener)  # a client that was switched off says nothing
         self._server = server
         self.port = server.bserver.port
         self._lock = asyncio.Lock()

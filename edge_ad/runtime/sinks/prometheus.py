@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from edge_ad.errors import BackendError
+from edge_ad.runtime.http_server import HttpServer
 from edge_ad.runtime.optional import need
 from edge_ad.runtime.settings import need_port
 from edge_ad.runtime.sinks.base import Delivery, Frame, PixelScores, Sink
@@ -76,23 +77,17 @@ class PrometheusSink(Sink):
         newest = "edgead_last_verdict_timestamp_seconds"
         self._newest = client.Gauge(newest, *words[newest], **made)
         self.registry.register(_States(need("prometheus_client.core", why="Prometheus metrics"), sinks, drift))
-        self._server: Any = None
+        self._server: HttpServer | None = None
         self.port = 0
 
     def open(self) -> None:
         """Listens. Raises BackendError where the port is taken."""
         if self.config.port < 0:
             return
-        try:
-            self._server, self._thread = self._client.start_http_server(
-                self.config.port, self.config.host, registry=self.registry
-            )
-        except OSError as error:
-            raise BackendError(
-                f"Prometheus metrics cannot listen on {self.config.host}:{self.config.port}: {error}",
-                "choose another [prometheus] port",
-            ) from error
-        self.port = int(self._server.server_address[1])
+        hint = "choose another port under [sink.prometheus]"
+        handler = _handler(self._client.MetricsHandler.factory(self.registry))
+        self._server = HttpServer(self.config.host, self.config.port, handler, name="Prometheus endpoint", hint=hint)
+        self.port = self._server.port
 
     def write(self, verdict: Verdict, frame: Frame | None = None, pixel_scores: PixelScores | None = None) -> None:
         """Counts one verdict."""
@@ -114,10 +109,23 @@ class PrometheusSink(Sink):
     def close(self) -> None:
         """Stops listening; the counts stay."""
         if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._thread.join()
+            self._server.close()
             self._server = None
+
+
+def _handler(metrics: Any) -> Any:
+    """The client's own handler, which also answers HEAD: with what it would send, without sending it."""
+
+    class Handler(metrics):
+        wfile: Any
+
+        def do_HEAD(self) -> None:
+            sent, self.wfile = self.wfile, io.BytesIO()
+            self.do_GET()
+            sent.write(self.wfile.getvalue().partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
+            self.wfile = sent
+
+    return Handler
 
 
 class _States:

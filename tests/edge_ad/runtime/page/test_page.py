@@ -156,6 +156,26 @@ def test_writes_from_the_page_itself_are_taken(page):
     assert page("POST", "/api/drift/acknowledge", content=b" " * 70_000, headers=WRITE).status_code == 413
 
 
+def test_writes_behind_a_proxy_that_does_not_pass_the_host_are_taken(line):
+    page = Page(line)
+    public = {**WRITE, "Origin": "https://line4.plant"}
+    assert page(
+        "POST", "/api/drift/acknowledge", json={}, headers=public | {"Sec-Fetch-Site": "same-origin"}
+    ).is_success
+    refused = page("POST", "/api/drift/acknowledge", json={}, headers=public)  # plain http: the browser says nothing
+    assert refused.status_code == 403
+    assert "proxy_set_header Host" in refused.json()["detail"]
+    page.app.proxies = frozenset({"line4.plant"})
+    assert page("POST", "/api/drift/acknowledge", json={}, headers=public).is_success
+    page.close()
+
+
+def test_probes_may_use_head(page):
+    for path in ("/healthz", "/readyz", "/", "/static/style.css"):
+        assert page("HEAD", path).status_code == page("GET", path).status_code, path
+        assert page("HEAD", path).content == b""
+
+
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8080", "127.0.0.1.evil.example", ""])
 def test_a_rebound_name_is_refused(page, host):
     assert page("GET", "/api/state", headers={"Host": host}).status_code == 421

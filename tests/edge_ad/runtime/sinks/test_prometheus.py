@@ -66,3 +66,15 @@ def test_the_table_of_metrics_is_the_truth(sink):
 def test_a_taken_port_is_named(sink):
     with pytest.raises(BackendError, match=str(sink.port)):
         PrometheusSink(PrometheusConfig(port=sink.port)).open()
+
+
+def test_a_probe_may_use_head():
+    sink = PrometheusSink(PrometheusConfig(port=0))
+    sink.open()
+    try:
+        request = urllib.request.Request(f"http://127.0.0.1:{sink.port}/metrics", method="HEAD")
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert (answer.status, answer.read()) == (200, b"")
+            assert answer.headers["Content-Type"].startswith("text/plain")
+    finally:
+        sink.close()
