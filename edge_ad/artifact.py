@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
+import io
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -195,7 +197,19 @@ class Artifact:
 
 
 def write_atomically(target: Path, data: bytes | Path) -> None:
-    """Write bytes, or copy a file, so that `target` is the old file or the whole new one, also after a crash."""
+    """Write bytes, or copy a file, so that `target` is the old file or the whole new one, also after a crash.
+
+    A link stays one: what it leads to is written. A device, pipe or anything else that is no plain file is written
+    through.
+    """
+    if _is_written_through(target):
+        try:
+            with target.open("wb") as out, data.open("rb") if isinstance(data, Path) else io.BytesIO(data) as given:
+                shutil.copyfileobj(given, out, 1 << 20)
+        except OSError as error:
+            raise _cannot_write(target, error) from error
+        return
+    target = Path(os.path.realpath(target)) if target.is_symlink() else target
     try:
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     except OSError as error:
@@ -219,13 +233,27 @@ def write_atomically(target: Path, data: bytes | Path) -> None:
         raise
 
 
+def _is_written_through(target: Path) -> bool:
+    """Whether this is a device, a pipe, or one of the process's own streams, which no file may take the place of."""
+    try:
+        mode = target.stat().st_mode
+    except OSError:
+        return False
+    streams = str(target.absolute()).startswith(("/dev/", "/proc/"))
+    return not stat.S_ISDIR(mode) and (streams or not stat.S_ISREG(mode))
+
+
 def check_target(target: Path) -> None:
     """ArtifactError, before any work is done for it, where `write_atomically` could not write `target`."""
     if not target.parent.is_dir():
         raise ArtifactError(f"the folder {target.parent} does not exist", "create it first")
     if target.is_dir():
         raise ArtifactError(f"{target} is a folder", "name a file in it")
-    _check_room(target.parent, target)
+    if _is_written_through(target):
+        if not os.access(target, os.W_OK):
+            raise ArtifactError(f"can't write {target}: no right to", "check its owner and rights")
+        return
+    _check_room(Path(os.path.realpath(target)).parent, target)
 
 
 def check_folder(folder: Path, needed: int = 1 << 20) -> None:

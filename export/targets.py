@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_ad.artifact import Artifact
+from edge_ad.artifact import Artifact, write_atomically
 from edge_ad.calibrate.int8 import Method
 from edge_ad.data.images import preprocess, read_image
 from edge_ad.data.loader import log_left_out, read_each
@@ -81,7 +82,7 @@ def write_target(
         model = with_batch(model, options.batch)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"{artifact.manifest.name}.{'frames.' if target == 'frames' else ''}{precision}.onnx"
-    path.write_bytes(with_metadata(model, **_provenance(artifact, precision)))
+    write_atomically(path, with_metadata(model, **_provenance(artifact, precision)))
     return [path]
 
 
@@ -141,9 +142,12 @@ def _openvino(graph: Path, out: Path) -> list[Path]:
         raise BackendError("target 'openvino' needs the package 'openvino'", "pip install 'edge-ad[openvino]'")
     openvino: Any = importlib.import_module("openvino")
     out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{graph.stem}.xml"
-    openvino.save_model(openvino.convert_model(str(graph)), path, compress_to_fp16=False)
-    return [path, path.with_suffix(".bin")]
+    names = [f"{graph.stem}.bin", f"{graph.stem}.xml"]
+    with tempfile.TemporaryDirectory(dir=out, prefix=".openvino-") as made:  # a full disk leaves no half files
+        openvino.save_model(openvino.convert_model(str(graph)), Path(made) / names[1], compress_to_fp16=False)
+        for name in names:
+            (Path(made) / name).replace(out / name)
+    return [out / name for name in reversed(names)]
 
 
 def _size(text: str) -> tuple[int, int]:

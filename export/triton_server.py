@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
+import logging
+import re
 from pathlib import Path
 
 import onnx
 
-from edge_ad.artifact import Artifact
-from edge_ad.errors import ArtifactError, ConfigError
+from edge_ad.artifact import Artifact, write_atomically
+from edge_ad.errors import ConfigError
 from edge_ad.runtime.engines.runner import GRAPHS, OUTPUTS, Precision
+
+log = logging.getLogger(__name__)
 
 
 def write_repository(artifact: Artifact, precision: Precision, out: Path, max_batch: int = 8) -> list[Path]:
@@ -24,18 +27,19 @@ def write_repository(artifact: Artifact, precision: Precision, out: Path, max_ba
     model = onnx.load_model(graph)
     if not model.graph.input[0].type.tensor_type.shape.dim[0].dim_param and max_batch > 1:
         raise ConfigError("the graph has a fixed batch size", "use --max-batch 1")
-    name = f"{artifact.manifest.name}_{precision}"
-    if not name.replace("_", "").replace("-", "").isalnum():
-        raise ArtifactError(f"'{name}' is no name for a server's model", "rename the detector in its manifest")
+    wanted = f"{artifact.manifest.name}_{precision}"
+    name = re.sub(r"[^0-9A-Za-z_-]+", "_", wanted)
+    if name != wanted:
+        log.warning("the server knows the model as %s: %r holds characters that its clients can't send", name, wanted)
     folder = out / name
+    config = _config(artifact, model, name, precision, max_batch).encode()
     (folder / "1").mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(graph, folder / "1" / "model.onnx")
-    config = folder / "config.pbtxt"
-    config.write_text(_config(artifact, model, precision, max_batch), encoding="utf-8")
-    return [config, folder / "1" / "model.onnx"]
+    write_atomically(folder / "1" / "model.onnx", graph)
+    write_atomically(folder / "config.pbtxt", config)  # the last: without it the server sees no model
+    return [folder / "config.pbtxt", folder / "1" / "model.onnx"]
 
 
-def _config(artifact: Artifact, model: onnx.ModelProto, precision: Precision, max_batch: int) -> str:
+def _config(artifact: Artifact, model: onnx.ModelProto, name: str, precision: Precision, max_batch: int) -> str:
     def dims(value: onnx.ValueInfoProto) -> str:
         sizes = [dim.dim_value or -1 for dim in value.type.tensor_type.shape.dim][1:]
         # a tensor [B] has no dimension besides the batch: one is declared, and taken away by the reshape
@@ -57,7 +61,7 @@ def _config(artifact: Artifact, model: onnx.ModelProto, precision: Precision, ma
                 parameters[key] = repr(calibration[key])
     outputs = {value.name: value for value in model.graph.output}
     lines = [
-        f'name: "{manifest.name}_{precision}"',
+        f'name: "{name}"',
         'platform: "onnxruntime_onnx"',
         f"max_batch_size: {max_batch}",
         "input [\n" + tensor(model.graph.input[0]) + "\n]",

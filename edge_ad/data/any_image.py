@@ -14,6 +14,8 @@ from edge_ad.errors import DataError
 
 _CHANNELS = (1, 3, 4)  # gray, RGB, RGB with alpha
 
+LONGEST_PATH = 4096  # Linux takes no longer one
+
 
 def frame_of(picture: Any, *, bgr: bool = False, name: str = "the picture") -> Frame:
     """Frame [H, W, 3], RGB, of a path, PIL image, bytes of an image file, NumPy array or PyTorch tensor.
@@ -53,6 +55,10 @@ def _from_file(path: str | bytes) -> Frame:
     text = os.fsdecode(path)
     if "://" in text:
         raise DataError(f"{text[:80]} is a URL", "fetch it first, and give the file's path or its bytes")
+    if len(text) > LONGEST_PATH:
+        raise DataError(
+            f"a text of {len(text):,} characters is no path: {text[:40]!r}...", "give the picture's bytes as `bytes`"
+        )
     return read_image(Path(text))
 
 

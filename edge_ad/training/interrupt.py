@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps, never within one: what a step changed is then whole, and a resumed run is exact."""
+"""Ctrl-C or SIGTERM between two steps, never within one: what a step changed is whole, and a resumed run is exact."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 def interrupt_between_steps() -> Iterator[Callable[[], None]]:
     """Gives a function to be called after each step: it raises KeyboardInterrupt when Ctrl-C came meanwhile.
 
-    A second Ctrl-C interrupts at once. Where Ctrl-C is somebody else's (not the main thread, a handler of one's own)
-    nothing changes.
+    SIGTERM, which a queue or a shutdown sends, is the same. A second one interrupts at once. Where Ctrl-C is somebody
+    else's (not the main thread, a handler of one's own) nothing changes.
     """
     asked = False
 
@@ -32,8 +32,13 @@ def interrupt_between_steps() -> Iterator[Callable[[], None]]:
     if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield raise_if_asked
         return
+    terminate = signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGINT, remember)
+    if terminate is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, remember)
     try:
         yield raise_if_asked
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if terminate is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -38,7 +38,7 @@ from edge_ad.runtime.sources.files import StdinSource
 from edge_ad.runtime.sources.framing import ImageFramer, MultipartFramer
 from edge_ad.runtime.watch.health import Health, HealthServer
 
-LIMIT_S = 60  # one case, on a busy machine
+LIMIT_S = 300  # one case; the machine may be busy
 GROWTH_MB = 96  # after the first minute
 
 
@@ -275,9 +275,9 @@ def server(name):
 def modbus(rng):
     """Requests in pieces of any size are each answered once; noise ends its own connection only."""
     port = server("modbus").port
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as peer, contextlib.suppress(OSError):
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as peer, contextlib.suppress(OSError):
         peer.sendall(bytes(rng.integers(0, 256, int(rng.integers(1, 300)), np.uint8)))
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as peer:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as peer:
         asked = [int(number) for number in rng.integers(0, 65536, int(rng.integers(1, 8)))]
         code = bytes([int(rng.choice([1, 2, 3, 4]))])
         sent = b"".join(struct.pack(">HHHB", number, 0, 6, 1) + code + struct.pack(">HH", 7, 3) for number in asked)
@@ -293,13 +293,13 @@ def modbus(rng):
 def http(rng):
     """Noise instead of a request, or half of one, holds up nobody."""
     port = server("http").port
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as peer, contextlib.suppress(OSError):
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as peer, contextlib.suppress(OSError):
         start = rng.choice(
             [b"", b"GET /healthz HTTP/1.1\r\n", b"HEAD / HTTP/1.0\r\nX: ", b"POST /healthz HTTP/1.1\r\n"]
         )
         peer.sendall(bytes(start) + bytes(rng.integers(0, 256, int(rng.integers(0, 300)), np.uint8)))
     with contextlib.suppress(urllib.error.HTTPError):
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5).close()
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=60).close()
 
 
 CASES = {

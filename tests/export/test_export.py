@@ -53,6 +53,10 @@ def test_targets_outside_the_artifact(small_artifact, tmp_path, capsys):
     assert (tmp_path / "ov" / "model.xml").exists()
     assert run("export", path, "--target", "triton-server", "--out", tmp_path / "ts", "--max-batch", 4) == 0
     assert (tmp_path / "ts" / "small_fp32" / "config.pbtxt").exists()
+    small_artifact.update(name="left door")  # clients name the model in a URL
+    assert run("export", path, "--target", "triton-server", "--out", tmp_path / "ts") == 0
+    assert 'name: "left_door_fp32"' in (tmp_path / "ts" / "left_door_fp32" / "config.pbtxt").read_text()
+    small_artifact.update(name="small")
     assert run("export", path, "--target", "frames", "--out", tmp_path / "f", "--frame-size", "48x80") == 0
     fixed = ["--frame-size", "48x80", "--batch", 2]
     assert run("export", path, "--target", "frames", "--out", tmp_path / "f", *fixed) == 0

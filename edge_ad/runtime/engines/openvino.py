@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,12 @@ class OpenVinoRunner(GraphRunner):
                 "use backend onnxruntime, or unset EDGE_AD_OPENVINO_DEVICE",
             ) from error
 
+        one_at_a_time = threading.Lock()  # a request is busy while it works; several threads may share a runner
+
         def infer(images: Array) -> list[Any]:
-            results = request.infer({"images": images}, share_inputs=True)
-            return [results[name] for name in OUTPUTS]
+            with one_at_a_time:
+                results = request.infer({"images": images}, share_inputs=True)
+                return [results[name] for name in OUTPUTS]
 
         batch, _, height, width = (size.get_length() for size in shape)
         name = f"openvino-{device.lower()}{'-bf16' if bf16 else ''}"

@@ -185,6 +185,7 @@ class SinkWorker(threading.Thread):
         self.delivered = self.dropped = 0
         self.error = ""
         self._opened = False
+        self._proven = True  # opening says that it works; not after a write failed that will be tried again
         self._behind = self.replays  # what an earlier run left owing comes first
         self._last_seq = 0
         self._taken: set[str] = set()  # ids delivered before they had a number in the store
@@ -230,7 +231,7 @@ class SinkWorker(threading.Thread):
         since = self._writing_since
         stalled = since is not None and time.monotonic() - since > self.STALLED_S
         state: Literal["starting", "up", "retrying", "stalled"] = (
-            "stalled" if stalled else "up" if self._opened else "retrying" if self.error else "starting"
+            "stalled" if stalled else "retrying" if self.error else "up" if self._opened else "starting"
         )
         return SinkState(self.sink.name, state, self.delivered, self.dropped, len(self._queue), self.error)
 
@@ -240,9 +241,9 @@ class SinkWorker(threading.Thread):
             try:
                 if not self._opened:
                     self.sink.open()
-                    if self.error:
-                        log.warning("sink %s is back after: %s", self.sink.name, self.error)
-                    self._opened, self.error = True, ""
+                    self._opened = True
+                    if self._proven:
+                        self._works()
                 while self._step():
                     pause = self.retry_s[0]
                 break
@@ -294,12 +295,14 @@ class SinkWorker(threading.Thread):
         except Exception:
             if self.replays and item.seq is not None:
                 self._behind = True
+                self._proven = False
             else:
                 self.dropped += 1
             raise
         finally:
             self._writing_since = None
         self.delivered += 1
+        self._works()
         if self.replays and item.seq is None:
             self._taken.add(item.verdict.id)
         elif self.replays and item.seq is not None:
@@ -307,6 +310,11 @@ class SinkWorker(threading.Thread):
             self._done.append(item.seq)
             if len(self._done) >= self.OWED_BATCH:
                 self._settle()
+
+    def _works(self) -> None:
+        if self.error:
+            log.warning("sink %s is back after: %s", self.sink.name, self.error)
+        self._proven, self.error = True, ""
 
     def _settle(self) -> None:
         if self._done and self.store is not None:

@@ -209,11 +209,22 @@ class _JpegWalk:
     @staticmethod
     def _reaches_across(buffer: bytearray, span: tuple[int, int], end: _End | None) -> bool:
         """Whether the next picture begins inside this segment, over which the walk stepped."""
-        plain = buffer[span[0] + 1] not in MAY_HOLD_STARTS
-        return any(
-            plain or (buffer[at] == 0xFF and _JpegWalk(at, strict=True).go(buffer) == end)
-            for at in _starts(buffer, *span)
-        )
+        if buffer[span[0] + 1] not in MAY_HOLD_STARTS:
+            return any(True for _ in _starts(buffer, *span))
+        for at in _starts(buffer, *span):
+            inner = _end_of(buffer, at)
+            beyond = inner is not None and inner.whole and inner.at > span[1]
+            if inner == end or (beyond and not (end and end.whole)):  # an embedded picture ends inside
+                return True
+        return False
+
+
+def _end_of(buffer: bytearray, start: int) -> _End | None:
+    """How a picture that begins here ends."""
+    if buffer[start] == 0xFF:
+        return _JpegWalk(start, strict=True).go(buffer)
+    end = _PngWalk().go(buffer[start:])
+    return end and _End(end.whole, end.at + start)
 
 
 def _starts(buffer: bytearray, first: int, stop: int) -> Iterator[int]:

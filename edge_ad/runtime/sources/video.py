@@ -125,6 +125,7 @@ class StreamSource(OpenCvSource):
         capture.open(address_with_credentials(self.settings), cv2.CAP_FFMPEG, limits)
         if capture.isOpened():
             self._skip_backlog(capture)
+            self._skip_to_key_frame(capture)
         return capture
 
     def _skip_backlog(self, capture: Any) -> None:
@@ -133,6 +134,20 @@ class StreamSource(OpenCvSource):
         for _ in range(int(self.BACKLOG_S * rate)):
             begun = time.monotonic()
             if not capture.grab() or time.monotonic() - begun > 0.25 / rate:
+                return
+
+    def _skip_to_key_frame(self, capture: Any) -> None:
+        """A stream is joined in the middle of a group of pictures: until the next key frame, gray smears come.
+
+        Most decoders keep them back; where one shows them, they are skipped for `timeout_s` at most.
+        """
+        kind = getattr(cv2, "CAP_PROP_FRAME_TYPE", None)
+        end = time.monotonic() + self.settings.timeout_s
+        while kind is not None and capture.get(kind) in (ord("P"), ord("B")):
+            if time.monotonic() > end:
+                log.warning("%s sends no key frame: its first pictures may be smeared", self.name)
+                return
+            if not capture.grab():
                 return
 
     def _hint(self) -> str:
@@ -156,7 +171,11 @@ class GStreamerSource(OpenCvSource):
                 f"{self.name} needs GStreamer, and this OpenCV {cv2.__version__} is built without it",
                 "use the system's OpenCV (JetPack: python3-opencv), or build opencv-python with -D WITH_GSTREAMER=ON",
             )
-        return cv2.VideoCapture(self.pipeline, cv2.CAP_GSTREAMER)
+        limit = [getattr(cv2, "CAP_PROP_READ_TIMEOUT_MSEC", 54), int(self.settings.timeout_s * 1000)]
+        capture = cv2.VideoCapture(self.pipeline, cv2.CAP_GSTREAMER, limit)
+        if capture.isOpened():
+            return capture
+        return cv2.VideoCapture(self.pipeline, cv2.CAP_GSTREAMER)  # an older OpenCV knows no limit there
 
 
 class VideoFileSource(OpenCvSource):

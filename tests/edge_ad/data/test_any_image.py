@@ -153,3 +153,9 @@ def test_the_colour_order_of_a_file_is_not_doubted(tmp_path, frame):
     with pytest.raises(DataError, match="bgr=True"):
         frame_of(tmp_path / "a.png", bgr=True)
     assert cv2.imread(str(tmp_path / "a.png"))[0, 0].tolist() == frame[0, 0, ::-1].tolist()
+
+
+def test_a_picture_given_as_text_is_not_repeated_in_the_message():
+    with pytest.raises(DataError, match="a text of 130,000 characters") as caught:
+        frame_of("x" * 130_000)
+    assert len(str(caught.value)) < 200

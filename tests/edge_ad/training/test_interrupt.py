@@ -7,21 +7,23 @@ import pytest
 from edge_ad.training.interrupt import interrupt_between_steps
 
 
-def steps(done, *, interrupts):
-    """Three steps, with as many Ctrl-C in the middle of the second."""
+def steps(done, *, interrupts, number=signal.SIGINT):
+    """Three steps, with as many Ctrl-C, or other signals, in the middle of the second."""
     with interrupt_between_steps() as interrupt:
         for step in range(3):
             for _ in range(interrupts if step == 1 else 0):
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), number)
             done.append(step)
             interrupt()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(("interrupts", "whole"), [(1, [0, 1]), (2, [0])])
-def test_ctrl_c_waits_for_the_end_of_the_step_and_a_second_does_not(interrupts, whole):
+def test_ctrl_c_waits_for_the_end_of_the_step_and_a_second_does_not(interrupts, whole, number):
     done = []
     with pytest.raises(KeyboardInterrupt):
-        steps(done, interrupts=interrupts)
+        steps(done, interrupts=interrupts, number=number)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert done == whole
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

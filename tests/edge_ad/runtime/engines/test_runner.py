@@ -1,6 +1,7 @@
 """Every engine gives the same scores through the same interface, and says clearly when it can't."""
 
 import importlib.util
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -125,3 +126,14 @@ def test_damaged_graphs_are_refused(small_artifact):
     for backend in ("onnxruntime", "openvino") if HAS_OPENVINO else ("onnxruntime",):
         with pytest.raises(BackendError, match="can't load"):
             open_runner(small_artifact, backend)
+
+
+@pytest.mark.parametrize("backend", ENGINES)
+def test_several_threads_share_a_runner(small_artifact, parts, backend):
+    runner = open_runner(small_artifact, backend, threads=1)
+    images = images_of(parts[0][:1], small_artifact)
+    expected = runner(images).image_score
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: runner(images).image_score, range(24)))
+    assert all(np.array_equal(score, expected) for score in found)
+    runner.close()

@@ -102,6 +102,24 @@ def test_a_sink_that_fails_catches_up_from_the_outbox(store, wait_for):
     assert store.undelivered("mqtt") == []
 
 
+def test_a_sink_is_back_when_it_delivered_not_when_it_opened(store, wait_for, caplog):
+    sink = Recorder("webhook", "replayed")  # its open() connects to nobody
+    hub = SinkHub([sink], store, retry_s=FAST)
+    hub.open()
+    sink.broken = True
+    hub.submit(verdict(0))
+    wait_for(lambda: sink.opened >= 4)
+    assert hub.states()[0].state == "retrying"
+    assert "is back" not in caplog.text
+    assert caplog.text.count("will be retried") == 1
+    sink.broken = False
+    wait_for(lambda: sink.seen == [0])
+    wait_for(lambda: hub.states()[0].state == "up")
+    assert caplog.text.count("is back") == 1
+    sink.absent, sink.broken = True, True
+    hub.close()
+
+
 def test_what_a_run_owes_the_next_run_delivers(store, wait_for):
     away = Recorder("mqtt", "replayed")
     away.absent = True

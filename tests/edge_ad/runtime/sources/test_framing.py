@@ -85,6 +85,16 @@ def test_a_picture_cut_in_the_middle_of_a_marker_ends_there():
     assert framed(ImageFramer(), half + PNG[0]) == [Piece(half, False), Piece(PNG[0], True)]
 
 
+@pytest.mark.parametrize("more", [b"", bytes(70_000) + JPEG[0]])
+def test_a_picture_cut_before_a_table_that_looks_like_markers_swallows_no_neighbour(more):
+    """The quantisation tables of strongly compressed pictures are full of 255: the walk lands in one, on a marker."""
+    coarse = encoded(".jpg", 4, quality=(cv2.IMWRITE_JPEG_QUALITY, 4))
+    for cut in range(21, 90):
+        found = framed(ImageFramer(), coarse[:cut] + coarse + more)
+        assert found[:2] == [Piece(coarse[:cut], False), Piece(coarse, True)], f"cut at {cut}"
+        assert len(found) == (3 if more else 2)
+
+
 def test_a_preview_in_several_segments_is_no_picture():
     """Thermal cameras store one of more than 64 KiB inside the picture, a segment header every 64 KiB."""
     preview = encoded(".jpg", 5, (200, 240), quality=(cv2.IMWRITE_JPEG_QUALITY, 98))
