@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -125,6 +125,29 @@ def clopper_pearson(events: int, trials: int, confidence: float = 0.95) -> tuple
     lower = 0.0 if events == 0 else beta_quantile(1 - confidence, events, trials - events + 1)
     upper = 1.0 if events == trials else beta_quantile(confidence, events + 1, trials - events)
     return lower, upper
+
+
+def in_a_day(record: dict[str, Any], parts: int = 10_000) -> str:
+    """What a calibration means in a sentence: false alarms among that many good parts, and what more photos allow.
+
+    record: as `edge_ad.calibrate.calibration.calibration_record` gives it.
+    """
+    rate, normals = record["false_alarm_rate"], record["normals"]
+    alarms = rate * parts
+    expected = (
+        f"{alarms:,.0f} false alarm{'s' * (round(alarms) != 1)}" if alarms >= 1 else f"{alarms:.2g} false alarms"
+    )
+    bound = record.get("upper_bound") or 1.0
+    if record["method"] == "gpd-tail":
+        sure = ", by extrapolation and without a guarantee"
+    elif record["method"] == "conformal-pac":
+        sure = f", with {record['confidence']:.0%} confidence"
+    else:
+        sure = f" on average, and not more than {bound * parts:,.0f} with {record['confidence']:.0%} confidence"
+    finer = rate / 10
+    needed = normals_needed(finer, record["confidence"] if record["method"] == "conformal-pac" else None)
+    more = f"; {needed:,} would allow 1 in {1 / finer:,.0f}" if needed > normals else ""
+    return f"at {parts:,} good parts a day expect at most {expected}{sure}; you gave {normals:,} photos{more}"
 
 
 def tail_threshold(

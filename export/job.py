@@ -20,6 +20,8 @@ from edge_ad.export.sensitivity import Quantized, Trial, layer_errors, search
 from edge_ad.runtime.engines.onnxruntime import OnnxRuntimeRunner
 from edge_ad.runtime.engines.runner import GRAPHS, Array, Precision, Runner
 
+FEWEST = 8  # photos to measure on
+
 
 @dataclass(frozen=True)
 class ExportOptions:
@@ -60,8 +62,8 @@ def export_precision(
     confirmed miss pass.
     """
     options = options or ExportOptions()
-    if len(normals) < 8:
-        raise DataError(f"{len(normals)} photos of good parts are too few to measure on", "give at least 8")
+    if len(normals) < FEWEST:
+        raise DataError(f"{len(normals)} photos of good parts are too few to measure on", f"give at least {FEWEST}")
     source = _fp32(artifact) if precision == "fp32" else artifact.file(GRAPHS["fp32"]).read_bytes()
     half = len(normals) // 2
     seen, held = normals[:half], normals[half:]

@@ -107,11 +107,21 @@ def load_normals(artifact: Artifact, folder: Path, count: int) -> list[Array]:
     if not samples:
         raise DataError(f"{folder} has no photos of good parts", "name a folder of images, or with train/good in it")
     picked = np.unique(np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int))
+    return load_samples(artifact, [samples[i] for i in picked], str(folder), dataset.left_out)
+
+
+def load_samples(
+    artifact: Artifact, samples: Sequence[Sample], where: str, left_out: Sequence[Problem] = ()
+) -> list[Array]:
+    """Preprocessed images [3, H, W] of the photos that can be read; the others are logged, after those of `left_out`.
+
+    where: the photos' folder, for messages. Raises DataError when none can be read.
+    """
     problems: list[Problem] = []
-    images = [image for _, image in read_each([samples[i] for i in picked], partial(_prepare, artifact), problems)]
-    log_left_out([*dataset.left_out, *problems])
+    images = [image for _, image in read_each(samples, partial(_prepare, artifact), problems)]
+    log_left_out([*left_out, *problems])
     if not images:
-        raise DataError(f"no photo of {folder} could be read", "`edgead check FOLDER` says what is there")
+        raise DataError(f"no photo of {where} could be read", "`edgead check FOLDER` says what is there")
     return images
 
 

@@ -45,7 +45,7 @@ def test_help_imports_nothing_heavy():
 
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
-    [(["--version"], 0, "edgead"), (["nope"], 2, "nope"), (["train"], 2, "Missing"), ([], 2, "")],
+    [(["--version"], 0, "edgead"), (["nope"], 2, "nope"), (["compare"], 2, "Missing"), ([], 2, "")],
 )
 def test_exit_codes(arguments, code, says):
     done = python(f"from edge_ad.cli import main; main({arguments!r})")

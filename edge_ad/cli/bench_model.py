@@ -10,7 +10,9 @@ import typer
 
 
 def command(
-    artifact: Annotated[Path, typer.Argument(help="Folder that `edgead train` wrote.")],
+    artifact: Annotated[
+        Path | None, typer.Argument(help="Folder that `edgead train` wrote.  [default: the current one]")
+    ] = None,
     threads: Annotated[
         list[int] | None, typer.Option(min=1, help="CPU threads; may be repeated (default 1 and 2).")
     ] = None,
@@ -26,9 +28,10 @@ def command(
     from edge_ad.artifact import Artifact, check_folder
     from edge_ad.bench.model import FIELDS, measure, open_runs
     from edge_ad.bench.rows import append_rows
+    from edge_ad.cli.chosen import chosen_artifact
 
     console = Console(stderr=True, highlight=False)
-    opened = Artifact.open(artifact)
+    opened = Artifact.open(chosen_artifact(artifact))
     if out is not None:
         check_folder(out.parent)
     engines = [name.strip() for name in backends.split(",")]

@@ -9,7 +9,7 @@ import typer
 
 
 def command(
-    artifact: str = typer.Argument(..., help="Folder that `edgead train` wrote."),
+    artifact: str = typer.Argument("", help="Folder that `edgead train` wrote.  [default: the current one]"),
     source: str = typer.Option("", "--source", help="Camera, video, folder or URL; default: made-up pictures."),
     size: str = typer.Option("480x640", "--size", help="Height x width of the made-up pictures."),
     frames: int = typer.Option(300, "--frames", min=10, help="Frames to inspect."),
@@ -31,13 +31,14 @@ def command(
     from edge_ad.artifact import check_folder
     from edge_ad.bench.rows import append_rows
     from edge_ad.bench.run import STAGES, measure, stage_rows
+    from edge_ad.cli.chosen import chosen_artifact
     from edge_ad.runtime.settings import EngineSettings
 
     console = Console(stderr=True, highlight=False)
     if csv_file:
         check_folder(Path(csv_file).parent)
     engine = EngineSettings(backend, precision, threads, reload=False)
-    result = measure(artifact, engine, source=source, size=_size(size), frames=frames, fps=fps)
+    result = measure(str(chosen_artifact(artifact)), engine, source=source, size=_size(size), frames=frames, fps=fps)
     if csv_file:
         append_rows(Path(csv_file), stage_rows(result), STAGES)
     if json_output:

@@ -12,8 +12,13 @@ from rich.table import Table
 
 
 def command(
-    artifact: Annotated[Path, typer.Argument(help="Folder that `edgead train` wrote.")],
-    photos: Annotated[Path, typer.Argument(help="Folder of photos to run both on.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[ARTIFACT] PHOTOS",
+            help="Folder that `edgead train` wrote (the current one), and the photos to run both on.",
+        ),
+    ],
     second: Annotated[str, typer.Option(help="What to look at: BACKEND:PRECISION, or torch.")],
     first: Annotated[str, typer.Option(help="What to hold it against.")] = "onnxruntime-cpu:fp32",
     images: Annotated[int, typer.Option(min=1, help="How many of the photos, evenly spread.")] = 32,
@@ -21,9 +26,11 @@ def command(
 ) -> None:
     """Run two engines or precisions on the same photos, and say how far apart their outputs are."""
     from edge_ad.artifact import Artifact
+    from edge_ad.cli.chosen import artifact_and
     from edge_ad.export.compare import QUANTILES, compare, open_any_runner
     from edge_ad.export.targets import load_normals
 
+    artifact, photos = artifact_and(paths, "PHOTOS")
     opened = Artifact.open(artifact)
     # without a precision, the one that was calibrated
     ours, theirs = (

@@ -46,7 +46,19 @@ def command(
     run("check", data)
     chosen = ["--weights", weights] if weights else []
     train_steps = ["--steps", 240] if calibration else []
-    run("train", data, "--out", detector, "--preset", preset, "--max-minutes", minutes, *train_steps, *chosen)
+    run(
+        "train",
+        data,
+        "--out",
+        detector,
+        "--replace",
+        "--preset",
+        preset,
+        "--max-minutes",
+        minutes,
+        *train_steps,
+        *chosen,
+    )
     run("export", detector, "--int8", "--normals", calibration or data, quiet=True)
     if calibration:  # after the export: a threshold belongs to the graph that it was measured with
         promise = ("--false-alarms", 0.01, "--precision", "int8")
@@ -57,9 +69,9 @@ def command(
     console.print(
         f"\n[bold]Done in {(time.monotonic() - began) / 60:.1f} minutes.[/] Look at {out / 'sheet.png'} (image, "
         f"truth, map, verdict) and at {out / 'annotated.mp4'}; verdicts are in {line}.\nNext, with your own parts:\n"
-        f"  edgead check PHOTOS && edgead train PHOTOS --out my_part\n"
-        f"  edgead calibrate my_part --normals MORE_PHOTOS --false-alarms 0.001\n"
-        f"  edgead run my_part --camera 0",
+        f"  edgead check PHOTOS && edgead train PHOTOS\n"
+        f"  edgead calibrate --normals MORE_PHOTOS --false-alarms 0.001\n"
+        f"  edgead run --camera 0",
         soft_wrap=True,
     )
 

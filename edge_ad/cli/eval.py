@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +16,14 @@ from edge_ad.cli.progress import TerminalProgress
 
 
 def command(
-    artifact: Annotated[Path, typer.Argument(help="Folder that `edgead train` wrote.")],
-    data: Annotated[Path, typer.Argument(help="Labelled photos: a category, a data set, or good/ and bad/.")],
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[ARTIFACT] [DATA]",
+            help="Folder that `edgead train` wrote, and labelled photos: a category, a data set, or good/ and bad/.  "
+            "[default: the current artifact, and the folder it was trained on]",
+        ),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures as JSON; '-' is standard output.")
     ] = None,
@@ -40,44 +45,28 @@ def command(
 ) -> None:
     """Measure a detector on labelled images."""
     from edge_ad.artifact import Artifact, check_target, write_atomically
+    from edge_ad.cli.chosen import artifact_and
     from edge_ad.data.images import encode_image
     from edge_ad.data.samples import scan
-    from edge_ad.evaluation import category_calibrations, evaluate, provenance
-    from edge_ad.export.compare import open_any_runner
+    from edge_ad.evaluation import category_calibrations
+    from edge_ad.pipeline.evaluate import evaluate
     from edge_ad.report import Gallery, draw_sheet, write_report
 
     words = Console(stderr=True, highlight=False)
-    opened = Artifact.open(artifact)
-    dataset = scan(data)
-    if category:
-        dataset = dataset.only(category)
-    if every:
-        dataset = dataset.all_for_testing()
+    artifact, data = artifact_and(paths, "DATA", _trained_on)
+    opened, dataset = Artifact.open(artifact), scan(data)
     for target in (json_file, report, sheet):
         if target and str(target) != "-":
             check_target(target)
     if sheet:
         encode_image(np.zeros((1, 1), np.uint8), sheet.suffix)  # refuse an unknown ending now, not after minutes
-    runner = open_any_runner(opened, backend, precision, threads, device=None)
-    calibrations = category_calibrations(opened.manifest.calibration, dataset.categories)
-    _say_products(words, opened.manifest.calibration, dataset.categories)
     gallery = Gallery()
     with TerminalProgress() as progress:
-        progress.phase(f"measuring with {runner.name}", len(dataset.test))
-        try:
-            result = evaluate(
-                runner,
-                dataset,
-                opened.manifest.preprocessing,
-                batch=batch,
-                native=native,
-                thresholds={n: c["image_threshold"] for n, c in calibrations.items() if "image_threshold" in c},
-                about=provenance(opened, dataset, runner),
-                on_photo=gallery if report or sheet else None,
-                advance=lambda: progress.advance(1),
-            )
-        finally:
-            runner.close()
+        result = evaluate(
+            opened, dataset, category=category, every=every, backend=backend, precision=precision, native=native,
+            batch=batch, threads=threads, on_photo=gallery if report or sheet else None, progress=progress,
+        )  # fmt: skip
+    calibrations = category_calibrations(opened.manifest.calibration, list(result.categories))
     _say(words, result)
     figures = result.to_dict()
     if str(json_file) == "-":
@@ -95,15 +84,21 @@ def command(
         words.print(f"report: {report}", soft_wrap=True)
 
 
-def _say_products(words: Console, calibration: dict[str, Any] | None, categories: Sequence[str]) -> None:
-    """Which categories are none of the artifact's products, where it has thresholds for several."""
-    own = (calibration or {}).get("per_class") or {}
-    if own and (strangers := sorted(set(categories) - own.keys())):
-        words.print(
-            f"no threshold of its own for {', '.join(strangers)}: the common one holds; the artifact's products are "
-            f"{', '.join(sorted(own))}, known by the names of their folders",
-            style="yellow", markup=False, soft_wrap=True,
-        )  # fmt: skip
+def _trained_on(artifact: Path) -> Path:
+    """The folder that the artifact was trained on, where it has photos to measure on too."""
+    from edge_ad.artifact import Artifact
+    from edge_ad.data.held_out import photo_folders_of
+    from edge_ad.data.samples import scan
+    from edge_ad.errors import DataError
+
+    hint = "name labelled photos: `edgead eval FOLDER`, with good/ and bad/ in it, or test/ of MVTec AD's layout"
+    try:
+        folders = photo_folders_of(Artifact.open(artifact))
+    except DataError as error:
+        raise DataError(error.message, hint) from error
+    if len(folders) != 1 or not any(sample.label for sample in scan(folders[0]).test):
+        raise DataError(f"{', '.join(map(str, folders))} has no photos of defects to measure on", hint)
+    return folders[0]
 
 
 def _say(words: Console, result: Any) -> None:

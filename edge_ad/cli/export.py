@@ -15,7 +15,9 @@ TARGETS = ("onnx", "openvino", "tensorrt", "tensorrt-rtx", "triton-server", "fra
 
 
 def command(
-    artifact: Annotated[Path, typer.Argument(help="Folder that `edgead train` wrote.")],
+    artifact: Annotated[
+        Path | None, typer.Argument(help="Folder that `edgead train` wrote.  [default: the current one]")
+    ] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Mixed FP16 and FP32.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="INT8 linear layers with explicit Q/DQ.")] = False,
     fp32: Annotated[
@@ -31,7 +33,8 @@ def command(
         ),
     ] = "onnx",
     normals: Annotated[
-        Path | None, typer.Option(help="Photos of good parts: INT8 ranges and the gate are measured on them.")
+        Path | None,
+        typer.Option(help="Photos of good parts to measure ranges and losses on.  [default: those of training]"),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Labelled photos: the gate then watches AUROC and AUPRO.")] = None,
     out: Annotated[
@@ -59,22 +62,14 @@ def command(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
 ) -> None:
     """Write FP16, INT8 and engine files into the artifact, after measuring what they lose."""
-    from edge_ad.artifact import Artifact, check_folder
-    from edge_ad.errors import ConfigError
+    from edge_ad.cli.chosen import chosen_artifact
     from edge_ad.export import targets
-    from edge_ad.export.job import ExportOptions, export_precision
-    from edge_ad.export.speed import build_fastest
-    from edge_ad.runtime.engines.runner import GRAPHS
+    from edge_ad.export.job import ExportOptions
+    from edge_ad.pipeline.export import export
 
-    console = Console(stderr=True, highlight=False)
-    _check(target, fp16 + int8 + fp32, normals, data is not None or bool(skip))
-    opened = Artifact.open(artifact)
-    if normals is not None or target.startswith("tensorrt"):
-        opened.check_writable(opened.manifest.files[GRAPHS["fp32"]].bytes if opened.has(GRAPHS["fp32"]) else 1 << 20)
-    if out is not None:
-        check_folder(out)
-    precision: Any = "fp16" if fp16 else "int8" if int8 else "fp32"
-    result: dict[str, Any] = {"precision": precision, "target": target}
+    _check(target, fp16 + int8 + fp32)
+    choose = target == "tensorrt" and not (fp16 or int8 or fp32)
+    precision: Any = None if choose else "fp16" if fp16 else "int8" if int8 else "fp32"
     options = ExportOptions(
         targets.parse_range_method(ranges), smooth=smooth, skip=tuple(skip or ()), max_loss=max_loss,
         accept_loss=accept_loss, threads=threads,
@@ -84,54 +79,40 @@ def command(
         hardware_compatible=hardware_compatible, dla=dla, compute_capabilities=tuple(compute_capability or ()),
         frame_size=frame_size, batch=batch, accept_faulty=accept_faulty_tensorrt,
     )  # fmt: skip
-    choose = target == "tensorrt" and not (fp16 or int8 or fp32)
-    if normals is None and (choose or not opened.has(GRAPHS[precision])):
-        missing = f"{artifact} has no {GRAPHS[precision]} yet, and making it"
-        raise ConfigError(
-            f"{'choosing the fastest engine' if choose else missing} needs photos of good parts",
-            "add --normals DIR" + (", or name one of --fp32, --fp16, --int8" if choose else ""),
-        )
-    good = [] if normals is None else targets.load_normals(opened, normals, images)
-    metrics_of = None if data is None else targets.metrics_on(opened, data)
+    console = Console(stderr=True, highlight=False)
+    path = chosen_artifact(artifact)
     with console.status("exporting") as status:
-
-        def say(text: str) -> None:
-            status.update(escape(text))
-
-        if choose:
-            precision, path, record = build_fastest(opened, good, metrics_of, options, wanted.engine(target), say)
-            built, result = [path], {"precision": precision, "target": target, "speed": record}
-        else:
-            if normals is not None:
-                result = export_precision(opened, precision, good, metrics_of, options, say)
-            built = targets.write_target(opened, target, precision, wanted, say)
-    if choose or normals is not None:
+        done = export(
+            path, precision, normals=normals, data=data, target=target, images=images, options=options,
+            target_options=wanted, step=lambda text: status.update(escape(text)),
+            say=lambda text: console.print(text, style="yellow", markup=False, soft_wrap=True),
+        )  # fmt: skip
+    result: dict[str, Any] = done.record or {"precision": done.precision, "target": target}
+    result |= {"speed": done.speed} if done.speed else {}
+    if done.speed or done.record:
         _show(console, result)
-    for path in built:
-        console.print(f"wrote {path}", soft_wrap=True)
-    calibration = opened.manifest.calibration
-    calibrated = calibration.get("precision", "fp32") if calibration else precision
-    if calibrated != precision and target in ("onnx", "tensorrt", "tensorrt-rtx"):
+    for written in done.files:
+        console.print(f"wrote {written}", soft_wrap=True)
+    calibration = done.artifact.manifest.calibration
+    calibrated = (calibration or {}).get("precision", "fp32")
+    if calibration and calibrated != done.precision and target in ("onnx", "tensorrt", "tensorrt-rtx"):
         console.print(
-            f"the threshold was computed from {calibrated} scores: `edgead calibrate {artifact} --normals DIR "
-            f"--false-alarms P --precision {precision}` makes the promise hold, and `edgead run` use it"
+            f"the threshold was computed from {calibrated} scores, and `edgead run` goes on with that graph: "
+            f"`edgead calibrate {path} --precision {done.precision} --normals DIR --false-alarms P` makes the "
+            "promise hold for this one, and run take it",
+            soft_wrap=True,
         )
-    typer.echo(json.dumps({**result, "files": [str(path) for path in built]}))
+    typer.echo(json.dumps({**result, "files": [str(written) for written in done.files]}))
 
 
-def _check(target: str, precisions: int, normals: Path | None, judged: bool) -> None:
-    """ConfigError for options that don't go together. precisions: how many; judged: whether --data or --skip is."""
+def _check(target: str, precisions: int) -> None:
+    """ConfigError for options that don't go together. precisions: how many were asked for."""
     from edge_ad.errors import ConfigError
 
     if target not in TARGETS:
         raise ConfigError(f"unknown target '{target}'", f"use one of: {', '.join(TARGETS)}")
     if precisions > 1:
         raise ConfigError("more than one precision was asked for", "choose one of --fp32, --fp16, --int8")
-    if normals is None and judged:
-        raise ConfigError(
-            "--data and --skip say how a graph is made and judged, and without --normals none is",
-            "add --normals DIR",
-        )
 
 
 def _show(console: Console, record: dict[str, Any]) -> None:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def command(
-    artifact: Annotated[Path, typer.Argument(help="Folder that `edgead train` wrote.")],
+    artifact: Annotated[
+        Path | None, typer.Argument(help="Folder that `edgead train` wrote.  [default: the current one]")
+    ] = None,
     missed: Annotated[
         list[Path] | None, typer.Option(help="Photo of a defective part that was let pass; may be repeated.")
     ] = None,
@@ -42,12 +44,14 @@ def command(
     """
     from edge_ad.artifact import Artifact
     from edge_ad.calibrate.confirmed import examine_misses, refuse_passed
+    from edge_ad.cli.chosen import chosen_artifact
     from edge_ad.data import feedback
     from edge_ad.errors import ConfigError
     from edge_ad.runtime.engines.opening import choose_precision, open_runner
     from edge_ad.runtime.products import calibration_for
 
     console = Console(stderr=True, highlight=False)
+    artifact = chosen_artifact(artifact, on_line=True)
     opened = Artifact.open(artifact)
     if forget:
         if missed or rejected:

@@ -12,7 +12,9 @@ from rich.progress import Progress
 
 
 def command(
-    artifact: Annotated[Path | None, typer.Argument(help="Folder that `edgead train` wrote.")] = None,
+    artifact: Annotated[
+        Path | None, typer.Argument(help="Folder that `edgead train` wrote.  [default: the current one]")
+    ] = None,
     good: Annotated[
         Path | None, typer.Option(help="Photos of good parts; those that training saw are left out.")
     ] = None,
@@ -48,6 +50,7 @@ def command(
     How small a defect is found and how sure that is, false alarms, steadiness, robustness, speed, identity.
     """
     from edge_ad.artifact import check_folder
+    from edge_ad.cli.chosen import chosen_artifact
     from edge_ad.errors import ConfigError
     from edge_ad.qualify.qualification import QualifyOptions, qualify, read_report, write_report
 
@@ -57,8 +60,9 @@ def command(
 
         typer.echo(check(read_report(verify), key))
         return
-    if artifact is None or good is None:
-        raise ConfigError("edgead qualify needs an artifact and --good DIR", "or --verify report.json")
+    if good is None:
+        raise ConfigError("edgead qualify needs photos of good parts", "add --good DIR, or --verify report.json")
+    artifact = chosen_artifact(artifact)
     options = QualifyOptions(
         good, bad, repeats, mm_per_pixel, cycle_ms, stations, photos, trials, settings, station, product,
         tuple(filter(None, skip.split(","))), sign, backend, precision, threads,

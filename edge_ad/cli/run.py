@@ -29,7 +29,7 @@ console = Console(stderr=True, highlight=False)
 
 
 def command(
-    artifact: str = typer.Argument("", help="Folder that `edgead train` wrote."),
+    artifact: str = typer.Argument("", help="Folder that `edgead train` wrote.  [default: the current one]"),
     source: str = typer.Option(
         "", "--source", help="Video, image, folder, watch://FOLDER, URL, GStreamer pipeline, -."
     ),
@@ -71,6 +71,11 @@ def command(
         "page": page, "product": product,
     }  # fmt: skip
     chosen = choose_settings(Path(settings) if settings else None, given)
+    if artifact or any(not (station.artifact or chosen.artifact) for station in chosen.station):
+        from edge_ad.cli.chosen import chosen_artifact
+
+        path = str(chosen_artifact(artifact, on_line=True))
+        given["artifact"], chosen = path, dataclasses.replace(chosen, artifact=path)
     if service:
         return _install_service(chosen, Path(settings) if settings else None, given, user_service)
     _run(chosen, frames=frames, json_lines=json_lines, headless=headless, keep_trying=keep_trying, cycle_ms=cycle_ms)

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from edge_ad.cli.progress import TerminalProgress
+    from edge_ad.workspace import Place
+
 
 def command(
-    data: Annotated[list[Path], typer.Argument(help="Folders of photos; several folders make one model for all.")],
-    out: Annotated[Path, typer.Option(help="Where the artifact goes.")],
+    data: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Folders of photos; several make one model for all.  [default: this folder, or the only one in it]"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the artifact goes.  [default: detectors/NAME of the photos' folder]")
+    ] = None,
     preset: Annotated[str, typer.Option(help="paper, edge, fast or nano.")] = "edge",
     config: Annotated[Path | None, typer.Option(help="Settings as TOML, instead of a preset.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -37,11 +48,16 @@ def command(
         typer.Option(help="Artifact that ran until now: learn good parts it rejected.  [default: the one at --out]"),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Overwrite an artifact that is there, instead of standing beside it.")
+    ] = False,
 ) -> None:
     """Train a detector on photos of good parts.
 
     Ends with an artifact that eval, calibrate, export and run take as it is: weights, an ONNX graph, and a first
-    threshold from normals that training did not see.
+    threshold from normals that training did not see. The working folder remembers it: export, calibrate, eval and run
+    take it when none is named. An artifact that is there already stays as it is; the new one goes beside it until
+    `edgead promote`.
     """
     import logging
 
@@ -50,6 +66,7 @@ def command(
     from edge_ad.pipeline.train import train
     from edge_ad.training.anomaly_images import with_diffusion_model
     from edge_ad.training.processes import is_first_process
+    from edge_ad.workspace import default_out, find_training_folder, place_for
 
     if not is_first_process():
         logging.disable(logging.WARNING)  # of several processes, one is enough to say it
@@ -59,19 +76,43 @@ def command(
     if source is not None:
         settings = settings.override("synthesis", sources=tuple(part.strip() for part in source.split(",")))
     settings = with_diffusion_model(settings, ddpm)
+    photos = data or [find_training_folder()]
+    place = place_for(out or default_out(photos), resume=resume, replace_old=replace)
     with TerminalProgress() as progress:
+        if not data:
+            progress.say(f"training on the photos in {photos[0]}")
+        if place.beside:
+            progress.say(f"{place.beside} stays as it is; the new detector goes to {place.path}")
         artifact = train(
-            data,
-            out,
+            photos,
+            place.path,
             settings,
             device=device,
             max_minutes=max_minutes,
             weights=weights,
             ddpm=ddpm,
             triplets=triplets,
-            feedback=feedback,
+            feedback=feedback or place.beside,
             resume=resume,
             progress=progress,
         )
+        if is_first_process():
+            _remember(place, progress)
     if is_first_process():
         typer.echo(str(artifact.path))
+
+
+def _remember(place: Place, progress: TerminalProgress) -> None:
+    """Have the working folder remember the artifact, and say what to type next."""
+    from edge_ad.errors import EdgeAdError
+    from edge_ad.workspace import Workspace
+
+    try:
+        workspace = Workspace()
+        workspace.remember(place.path, place.beside)
+    except EdgeAdError as error:  # the training is worth more than the note
+        progress.say(f"this folder can't remember {place.path}: {error.message}", "yellow")
+        return
+    if place.path in (workspace.current, workspace.candidate):
+        put = f" It stands beside {place.beside} until `edgead promote`." if place.beside else ""
+        progress.say(f"done.{put} Next: `edgead export --fp16`, then `edgead run --camera 0`")

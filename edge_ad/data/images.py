@@ -50,7 +50,8 @@ def is_image(path: Path | str) -> bool:
 def images_below(folder: Path) -> list[Path]:
     """Images at any depth, sorted; none where there is no folder. Links are followed, but no folder is entered twice.
 
-    Hidden folders and those that a NAS or system keeps for itself are passed over. Raises OSError for a folder that
+    Hidden folders, those that a NAS or system keeps for itself, and those inside that hold a detector or a run's
+    verdicts are passed over: their pictures are no photos to train on. Raises OSError for a folder that
     can't be listed.
     """
     return sorted(one.path / name for one in listings_below(folder) for name in one.files if is_image(name))
@@ -65,9 +66,16 @@ def listings_below(folder: Path) -> Iterator[Listing]:
             folders.clear()
             continue
         seen.add(real)
-        skipped = sorted(name for name in folders if passed_over(name))
+        skipped = sorted(name for name in folders if passed_over(name) or is_output(Path(top, name)))
         folders[:] = sorted(set(folders) - set(skipped))
         yield Listing(Path(top), list(folders), sorted(names), skipped)
+
+
+def is_output(folder: Path) -> bool:
+    """Whether the folder is what EdgeAD wrote: an artifact, or the verdicts of a run."""
+    return (folder / "verdicts.sqlite").exists() or (
+        (folder / "manifest.json").exists() and (folder / "model.onnx").exists()
+    )
 
 
 def _refuse(error: OSError) -> None:

@@ -69,7 +69,12 @@ class Tree:
             for name in listing.passed_over:
                 count = sum(1 for one in listings_below(path / name) for file in one.files if is_image(file))
                 if count:
-                    found.append(Problem(path / name, f"{count} picture(s) in a hidden folder or a device's own"))
+                    found.append(
+                        Problem(
+                            path / name,
+                            f"{count} picture(s) in a hidden folder, a device's own, a detector's or a run's",
+                        )
+                    )
             hidden = sum(name.startswith(".") and is_image(name.lstrip("._")) for name in listing.files)
             if hidden:
                 found.append(Problem(path / ".*", f"{hidden} hidden file(s)"))

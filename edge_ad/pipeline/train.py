@@ -12,6 +12,7 @@ from edge_ad.calibrate.confirmed import check_confirmed_misses
 from edge_ad.calibrate.first_threshold import set_first_threshold
 from edge_ad.config import Config, check_device
 from edge_ad.data.feedback import inherit
+from edge_ad.data.held_out import relative_folders
 from edge_ad.data.samples import Sample
 from edge_ad.errors import ArtifactError, DataError
 from edge_ad.export.artifact import write_artifact
@@ -28,13 +29,14 @@ from edge_ad.training.photos import Photos, find_photos, rejected_good, split_he
 from edge_ad.training.processes import is_first_process
 from edge_ad.training.run import TrainingRun, run_key, work_folder
 from edge_ad.training.triplets import choose_triplets
+from edge_ad.workspace import Place, Workspace, default_out, place_for
 
 _ROOM = 64 << 20  # bytes that even a small detector and its feature cache take
 
 
 def train(
     photos: str | Path | Sequence[str | Path] | Photos,
-    out: str | Path,
+    out: str | Path | None = None,
     config: Config | None = None,
     *,
     device: str = "auto",
@@ -48,19 +50,18 @@ def train(
 ) -> Artifact:
     """The artifact of a detector trained on photos of good parts: weights, an ONNX graph, and a first threshold.
 
-    photos: folders, or what find_photos gave. config: the `edge` preset by default. max_minutes: for everything; at
-    most half of it goes to a diffusion model. weights: the teacher's, as `find_weights` takes them. ddpm: folder of a
-    diffusion model to use or go on training. triplets: folder of written triplets, instead of drawing any.
-    feedback: the artifact that ran until now (default: the one at `out`): good parts that it rejected are trained on,
-    and confirmed misses are handed on to the new one. resume: go on where an interrupted run of the same settings,
-    photos and weights stopped.
-    Raises DataError for a folder without usable photos or for too few, ConfigError for settings that can't be,
-    ArtifactError when `out` is something else than an artifact.
+    photos: folders, or what find_photos gave. out: None takes detectors/NAME, beside an older one, and has the folder
+    remember it. config: default the `edge` preset. max_minutes: for all, at most half for a diffusion model. weights:
+    as `find_weights` takes them. ddpm, triplets: folders of what was made before. feedback: the artifact until now
+    (default: at `out`): its rejected good parts are trained on, its misses handed on. resume: an interrupted run.
+    Raises DataError, ConfigError or ArtifactError for photos, settings or an `out` that can't be.
     """
     began = time.monotonic()
-    progress = progress or NoProgress()
-    config = config or Config.named("edge")
-    check_output(out := Path(out))
+    progress, config = progress or NoProgress(), config or Config.named("edge")
+    place = place_for(default_out(_folders(photos)), resume=resume) if out is None else Place(Path(out))
+    keep_in_mind, out = out is None, place.path
+    feedback = feedback or place.beside
+    check_output(out)
     check_device(device)
     written = None if triplets is None else WrittenTriplets(triplets)
     if not isinstance(photos, Photos):
@@ -73,8 +74,7 @@ def train(
     detector, teacher = new_detector(config, photos.median_size(), weights)
     normals, held_out = split_held_out(photos.samples, config.training.held_out, config.training.seed)
     rejected = rejected_good(feedback or out, photos.categories)
-    if rejected:
-        progress.say(f"{len(rejected)} good parts that were rejected join the training", "cyan")
+    _say_rejected(rejected, progress)
     normals += rejected
     if max_minutes is not None:
         max_minutes -= (time.monotonic() - began) / 60
@@ -85,13 +85,26 @@ def train(
     measure_normals(run, detector, held_out, photos.reader)
     if is_first_process():
         progress.phase("writing the artifact", 1)
-        record = _record(run, fitted, normals, held_out, features, photos)
+        record = _record(run, fitted, normals, held_out, features, photos, out)
         artifact = write_artifact(out, detector, config, teacher, normals, photos.categories, record)
         set_first_threshold(artifact, held_out, photos.reader, progress)
         _say_misses(artifact, feedback, progress)
         run.clean_up()
+    if is_first_process() and keep_in_mind:
+        Workspace().remember(place.path, place.beside)
     wait_for_all_processes()
     return Artifact.open(out)
+
+
+def _say_rejected(rejected: Sequence[Sample], progress: Progress) -> None:
+    if rejected:
+        progress.say(f"{len(rejected)} good parts that were rejected join the training", "cyan")
+
+
+def _folders(photos: str | Path | Sequence[str | Path] | Photos) -> list[Path]:
+    if isinstance(photos, Photos):
+        return list(photos.folders)
+    return [Path(photos)] if isinstance(photos, str | Path) else [Path(folder) for folder in photos]
 
 
 def _record(
@@ -101,6 +114,7 @@ def _record(
     held_out: Sequence[Sample],
     features: FeatureSource,
     photos: Photos,
+    out: Path,
 ) -> dict[str, Any]:
     """What the manifest says about the training."""
     return {
@@ -113,6 +127,7 @@ def _record(
         "triplets": features.cached_triplets,
         "seed": run.config.training.seed,
         "skipped": len(photos.skipped),
+        "photos": relative_folders(photos.folders, out),
     }
 
 

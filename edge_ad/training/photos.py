@@ -23,13 +23,14 @@ log = logging.getLogger(__name__)
 class Photos:
     """Usable photos of good parts, each once, and the reader that keeps them decoded.
 
-    sizes: (H, W) in pixels of each sample. skipped: photos that can't be used, and why.
+    sizes: (H, W) in pixels of each sample. skipped: photos that can't be used, and why. folders: where they lie.
     """
 
     samples: tuple[Sample, ...]
     sizes: tuple[tuple[int, int], ...]
     skipped: tuple[Problem, ...]
     reader: PhotoReader
+    folders: tuple[Path, ...] = ()
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -56,7 +57,8 @@ def find_photos(
     reader = PhotoReader()
     found: dict[Path, tuple[Sample, tuple[int, int]]] = {}
     skipped: list[Problem] = []
-    for folder in [folders] if isinstance(folders, str | Path) else folders:
+    folders = [folders] if isinstance(folders, str | Path) else folders
+    for folder in folders:
         dataset = folder if isinstance(folder, Dataset) else scan(folder)
         for use in dataset.folders():
             say(use.line(dataset.root))
@@ -71,7 +73,8 @@ def find_photos(
             found.setdefault(one.sample.path.resolve(), (one.sample, one.size))
         skipped += problems
     samples, sizes = zip(*found.values(), strict=True)
-    return Photos(samples, sizes, tuple(skipped), reader)
+    named = tuple(dict.fromkeys(Path(folder) for folder in folders if not isinstance(folder, Dataset)))
+    return Photos(samples, sizes, tuple(skipped), reader, named)
 
 
 def rejected_good(artifact: Path, categories: Sequence[str]) -> list[Sample]:

@@ -222,15 +222,15 @@ def test_wish_refuses_scores_that_are_no_numbers():
 
 
 def test_a_broken_photo_is_left_out_counted_and_named(small_artifact, photos, capsys, caplog):
-    (photos / "broken.png").write_bytes((photos / "000.png").read_bytes()[:300])
+    (photos / "cut.png").write_bytes((photos / "000.png").read_bytes()[:300])
     (photos / "empty.jpg").touch()
     assert run("calibrate", small_artifact.path, "--normals", photos, "--false-alarms", "0.05", "--sensitivity") == 0
     assert json.loads(capsys.readouterr().out)["left_out"] == 2
-    assert "broken.png: is cut short" in caplog.text
+    assert "cut.png: is cut short" in caplog.text
     assert "empty.jpg: empty file" in caplog.text
     assert "2 files were skipped" in caplog.text
     record = Artifact.open(small_artifact.path).manifest.calibration
-    (photos / "broken.png").unlink()
+    (photos / "cut.png").unlink()
     assert run("calibrate", small_artifact.path, "--normals", photos, "--false-alarms", "0.05") == 0
     assert Artifact.open(small_artifact.path).manifest.calibration["image_threshold"] == record["image_threshold"]
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import pytest
@@ -16,6 +17,8 @@ import edge_ad
 from edge_ad.artifact import Artifact
 from edge_ad.cli import main
 from edge_ad.config import PRESETS, Config, DiffusionConfig
+from edge_ad.data.held_out import training_photos
+from edge_ad.workspace import Workspace
 
 
 def shrunk(preset: str) -> Config:
@@ -160,3 +163,21 @@ def test_a_diffusion_model_is_used_with_the_settings_it_was_made_with(tmp_path):
     assert is_trained(tmp_path / "ddpm", settings.synthesis.diffusion)
     assert settings.synthesis.sources == Config.named("paper").synthesis.sources
     assert with_diffusion_model(settings, None) is settings
+
+
+def test_train_as_typed_takes_the_only_photos_and_never_overwrites(capsys, tiny, write_photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_photos(tmp_path / "bottle", 30)
+    options = ["--config", "tiny.toml", "--device", "cpu", "--weights", "random"]
+    code, out, err = run(capsys, "train", *options)
+    assert (code, out) == (0, "detectors/bottle\n"), err
+    assert "training on the photos in bottle" in err
+    assert "edgead run --camera 0" in err
+    first = Artifact.open("detectors/bottle")
+    assert training_photos(first).folders == (Path("bottle"),)
+    assert (len(training_photos(first).seen), len(training_photos(first).unseen)) == (26, 4)
+    code, out, err = run(capsys, "train", "bottle", "--seed", "7", *options)
+    assert (code, out) == (0, "detectors/bottle-2\n"), err
+    assert "detectors/bottle stays as it is" in err
+    assert Artifact.open("detectors/bottle").digest() == first.digest()
+    assert (Workspace().current, Workspace().candidate) == (Path("detectors/bottle"), Path("detectors/bottle-2"))

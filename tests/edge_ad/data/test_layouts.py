@@ -276,7 +276,7 @@ def test_what_a_nas_keeps_is_left_out_and_said(tmp_path):
     assert {path.parent for path in (sample.path for sample in data.samples)} == {tmp_path}
     left = {path.relative_to(tmp_path).as_posix(): reason for path, reason in data.left_out}
     assert left.keys() == {"#recycle", "$RECYCLE.BIN", "@eaDir", ".thumbnails", "sub/@eaDir", ".*"}
-    assert left["@eaDir"] == "1 picture(s) in a hidden folder or a device's own"
+    assert left["@eaDir"] == "1 picture(s) in a hidden folder, a device's own, a detector's or a run's"
 
 
 def test_files_of_kinds_that_are_not_read_are_counted(tmp_path):
