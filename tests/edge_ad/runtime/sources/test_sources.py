@@ -559,3 +559,31 @@ def test_a_camera_with_its_own_certificate_needs_it_named(tmp_path, own_certific
         stream.close()
     with pytest.raises(ConfigError, match="ca_file"):
         source("https://camera/stream", ca_file=str(tmp_path / "none.pem"))
+
+
+class GroupOfPictures:
+    """A capture that was opened in the middle of a group: it shows these kinds of frames, one a grab."""
+
+    def __init__(self, kinds):
+        self.kinds, self.at = kinds, 0
+
+    def get(self, prop):
+        return float(ord(self.kinds[min(self.at, len(self.kinds) - 1)])) if prop == cv2.CAP_PROP_FRAME_TYPE else 25.0
+
+    def grab(self):
+        self.at += 1
+        return True
+
+
+@pytest.mark.skipif(not hasattr(cv2, "CAP_PROP_FRAME_TYPE"), reason="this OpenCV does not tell kinds of frames")
+@pytest.mark.parametrize(("kinds", "skipped"), [("PPBPIPP", 4), ("IPP", 0), ("?", 0)])
+def test_a_stream_joined_in_the_middle_of_a_group_begins_with_its_next_key_frame(kinds, skipped):
+    capture = GroupOfPictures(kinds)
+    source("rtsp://camera/live")._skip_to_key_frame(capture)
+    assert capture.at == skipped
+
+
+@pytest.mark.skipif(not hasattr(cv2, "CAP_PROP_FRAME_TYPE"), reason="this OpenCV does not tell kinds of frames")
+def test_a_stream_without_key_frames_is_not_waited_for(caplog):
+    source("rtsp://camera/live", timeout_s=0.1)._skip_to_key_frame(GroupOfPictures("P"))
+    assert "sends no key frame" in caplog.text
