@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from edge_ad.data.images import read_image
+from edge_ad.qualify.document import CHART_DPI
 
 BLUE, RED = "#2b6cb0", "#c5303a"
 
@@ -43,6 +45,9 @@ def pod_chart(rows: Sequence[Mapping[str, Any]], titles: Sequence[str], unit: fl
                     label=f"{name.replace('_', '/')} {value * unit:.3g}",
                 )
         axis.set(xscale="log", ylim=(-0.1, 1.1), title=title, xlabel=f"size, {unit_name}", ylabel="share found")
+        ticks = np.geomspace(sizes.min(), max(sizes.max(), 1.01 * sizes.min()), 4)
+        axis.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+        axis.set_xticks([], minor=True)
         axis.legend(fontsize=6, loc="center left")
     for axis in axes[len(rows) :]:
         axis.axis("off")
@@ -109,13 +114,14 @@ def repeat_chart(shown: Sequence[Mapping[str, Any]], threshold: float) -> bytes:
     axis = figure.subplots()
     for i, part in enumerate(shown):
         colour = RED if part["bad"] else BLUE if part["bad"] is not None else "#777"
-        axis.plot([i] * len(part["scores"]), part["scores"], ".", color=colour, markersize=4)
+        axis.plot([i + 1] * len(part["scores"]), part["scores"], ".", color=colour, markersize=4)
     axis.axhline(threshold, color="#222", linestyle="--", linewidth=1)
-    axis.set(xlabel="part", ylabel="score", title="scores of each part's shots (blue good, red bad, gray unknown)")
+    axis.set(xlabel="part, in the order of report.json: blue good, red bad, gray unknown", ylabel="score")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _png(figure)
 
 
 def _png(figure: Figure) -> bytes:
     out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=130)
+    figure.savefig(out, format="png", dpi=CHART_DPI)
     return out.getvalue()

@@ -14,6 +14,8 @@ import matplotlib
 from fpdf import FPDF
 from fpdf.fonts import FontFace
 
+CHART_DPI = 130  # of the charts' PNG files
+
 
 @dataclass(frozen=True)
 class Block:
@@ -122,7 +124,7 @@ class _Pages(FPDF):
         if block.text:
             self._lines(block.text, "B", 8)
         self.set_font("sans", "", 7)
-        widths = [max(4, min(40, max(len(row[i]) for row in block.rows))) for i in range(len(block.rows[0]))]
+        widths = [max(7, min(40, max(len(row[i]) for row in block.rows))) for i in range(len(block.rows[0]))]
         with self.table(
             borders_layout="HORIZONTAL_LINES", line_height=4, col_widths=tuple(widths), text_align="LEFT",
             headings_style=FontFace(emphasis="BOLD"), padding=0.6,
@@ -134,8 +136,9 @@ class _Pages(FPDF):
         self.ln(2)
 
     def _chart(self, block: Block) -> None:
-        picture = io.BytesIO(block.chart)
-        self.image(picture, w=min(self.epw, 165), keep_aspect_ratio=True, x="C")
+        width_px = int.from_bytes(block.chart[16:20], "big")  # of the PNG's header
+        width_mm = min(self.epw, 165, width_px / CHART_DPI * 25.4)  # a chart of one panel isn't blown up
+        self.image(io.BytesIO(block.chart), w=width_mm, keep_aspect_ratio=True, x="C")
         self._lines(block.text, "", 8)
 
 
@@ -145,7 +148,8 @@ _PAGE = """<!DOCTYPE html>
 body{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:1000px;margin:1.5em auto;padding:0 1em}
 h2{border-bottom:2px solid #ddd;margin-top:2em}hr{border:0;margin:2em 0}
 table{border-collapse:collapse;margin:.6em 0;font-size:14px}caption{text-align:left;font-weight:600;padding:.3em 0}
-th,td{padding:.25em .7em;text-align:left;border-bottom:1px solid #e4e4e4;vertical-align:top;overflow-wrap:anywhere}
+th,td{padding:.25em .7em;text-align:left;border-bottom:1px solid #e4e4e4;vertical-align:top}
+td:last-child{overflow-wrap:anywhere}
 .wide{overflow-x:auto}figure{margin:1em 0}figure img{max-width:100%}figcaption{font-size:14px;color:#444}
 .warning{border-left:5px solid #c5303a;background:#fbeaea;padding:.5em 1em}
 </style></head><body>

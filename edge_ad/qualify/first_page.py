@@ -92,9 +92,10 @@ def summary(report: Mapping[str, Any], unit: float, name: str) -> list[str]:
     if report.get("steadiness"):
         study = report["steadiness"]
         lines.append(
-            f"Steadiness: {study['flips']} of {study['parts']} parts got both verdicts when shown "
-            f"{study['shots']} times in "
-            f"all; attribute agreement: {study['judgement']}."
+            f"Steadiness: {study['flips']} of {study['parts']} parts got both verdicts when shown {study['shots']} "
+            f"times in all. Judged right every time: {study['effective']} of {study['good'] + study['bad']} parts; "
+            f"bad parts missed at least once: {study['missed']} of {study['bad']}; good parts rejected: "
+            f"{study['alarmed']} of {study['good']}. AIAG's word for such rates: {study['judgement']}."
         )
     if report.get("robustness"):
         rows = report["robustness"]["rows"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -197,12 +198,18 @@ def _steadiness(document: Document, study: Mapping[str, Any], threshold: float) 
         ["spread of the score within a part", _number(study["spread"]),
          "-" if study["spread_bound"] is None else f"at most {study['spread_bound']:.3g}",
          f"{study['shots']} shots", "-"],
-        ["tolerance used up by it (3 x spread)", percent(study["tolerance_used"]), "-",
+        ["tolerance used up by it (3 x spread)", _used(study["tolerance_used"]), "-",
          f"{study['good']} good parts", "≤ 30 %"],
     ])  # fmt: skip
     document.add(
         "chart", "Scores of every shot; the line is the threshold", chart=repeat_chart(study["shown"], threshold)
     )
+
+
+def _used(share: float | None) -> str:
+    if share is None:
+        return "-"
+    return f"{share:.1%}" if math.isfinite(share) else "all: good parts score above the threshold"
 
 
 def _number(value: float | None) -> str:
