@@ -50,8 +50,10 @@ def interpret_mask(path: Path | str) -> MaskReading:
     mask = np.logical_or.reduce([reading.mask for reading in readings])
     remarks = dict.fromkeys(reading.remark for reading in readings if reading.remark)
     share = float(mask.mean())
-    doubt = f"marks {share:.0%} of the picture, most of it: inverted?" if share > MOST else ""
-    return MaskReading(mask, "; ".join(remarks), doubt)
+    doubts = dict.fromkeys(reading.doubt for reading in readings if reading.doubt)
+    if share > MOST:
+        doubts[f"marks {share:.0%} of the picture, most of it: inverted?"] = None
+    return MaskReading(mask, "; ".join(remarks), "; ".join(doubts))
 
 
 def is_mask(path: Path | str) -> bool:
@@ -93,7 +95,9 @@ def _read(path: Path) -> MaskReading:
                 return MaskReading(opaque, "taken from its alpha channel: its colours don't vary")
             values = np.where(opaque, values, 0)
     threshold, remark = _threshold(values)
-    return MaskReading(np.asarray(values > threshold), remark)
+    middle = (values > 0.2 * values.max()) & (values < 0.8 * values.max())
+    doubt = "most of it is neither black nor white: a photo?" if remark and middle.mean() > MOST else ""
+    return MaskReading(np.asarray(values > threshold), remark, doubt)
 
 
 def _brightest(image: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -13,7 +13,8 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import cast
 
-from edge_ad.data.images import SUFFIXES, decode_image, images_below, is_image, read_image
+from edge_ad.data.images import SUFFIXES, decode_image, is_image, read_image
+from edge_ad.data.tree import Tree
 from edge_ad.errors import DataError
 from edge_ad.runtime.settings import SourceSettings
 from edge_ad.runtime.sources.base import Picture, Source, SourceLost, Unreadable
@@ -44,8 +45,11 @@ class FolderSource(Source):
             files = [self.path]
         else:
             try:
+                tree = Tree(self.path)
                 # a pipe would be waited for; a link that leads nowhere is a part whose picture is missing
-                files = [path for path in images_below(self.path) if path.is_file() or path.is_symlink()]
+                files = [path for path in tree.images(self.path) if path.is_file() or path.is_symlink()]
+                for path, reason in () if self._number else tree.ignored():
+                    log.warning("left out: %s: %s", path, reason)
             except OSError as error:
                 raise DataError(f"can't list {error.filename}: {error.strerror}", "check its rights") from error
         if not files:

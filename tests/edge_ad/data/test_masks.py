@@ -104,6 +104,11 @@ def test_most_of_the_picture_is_doubted(tmp_path, name):
     assert "marks 90% of the picture, most of it: inverted?" in doubt
 
 
+def test_a_photo_in_a_masks_place_is_doubted(tmp_path):
+    photo = np.random.default_rng(0).normal(120, 25, (60, 90)).clip(0, 255).astype(np.uint8)
+    assert "a photo?" in masks.interpret_mask(saved(tmp_path, "m.png", photo)).doubt
+
+
 def test_a_folder_is_all_of_its_masks(tmp_path):
     first, second = WHITE.copy(), WHITE.copy()
     first[:30], second[30:] = 0, 0

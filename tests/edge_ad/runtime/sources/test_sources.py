@@ -587,3 +587,15 @@ def test_a_stream_joined_in_the_middle_of_a_group_begins_with_its_next_key_frame
 def test_a_stream_without_key_frames_is_not_waited_for(caplog):
     source("rtsp://camera/live", timeout_s=0.1)._skip_to_key_frame(GroupOfPictures("P"))
     assert "sends no key frame" in caplog.text
+
+
+def test_a_folder_says_what_it_leaves_out(tmp_path, caplog):
+    assert cv2.imwrite(str(tmp_path / "a.png"), np.full((8, 8, 3), 9, np.uint8))
+    (tmp_path / "IMG_1.HEIC").write_bytes(b"x")
+    (tmp_path / "@eaDir").mkdir()
+    assert cv2.imwrite(str(tmp_path / "@eaDir/thumb.png"), np.zeros((8, 8, 3), np.uint8))
+    source = open_source(SourceSettings(str(tmp_path)))
+    source.open()
+    assert [picture.frame.max() for picture in iter(source.read, None)] == [9]
+    assert "*.heic: 1 file(s): HEIC is not read" in caplog.text
+    assert "@eaDir: 1 picture(s)" in caplog.text
