@@ -14,16 +14,16 @@ part() {  # NAME SECONDS COMMAND ...: what one part says goes to OUT/NAME.txt
 }
 nvidia-smi -L
 edgead doctor >"$out/doctor.txt" 2>&1
-for only in triton compile; do
-  part "kernels_$only" 100 edgead bench kernels --device cuda --only "$only" --seconds 0.1 --csv "$out/kernels_gpu.csv"
-done
+kernels=(edgead bench kernels --device cuda --seconds 0.1 --csv "$out/kernels_gpu.csv")
+part kernels_triton 120 "${kernels[@]}" --only triton
+part kernels_compile 60 "${kernels[@]}" --only compile
 for engine in torch numpy; do
-  part "paper_$engine" 60 edgead bench train "$photos" --preset paper --batch-size 64 --engine "$engine" --out "$out/training_gpu.csv"
+  part "paper_$engine" 45 edgead bench train "$photos" --preset paper --batch-size 64 --engine "$engine" --out "$out/training_gpu.csv"
 done
-part paper_8 45 edgead bench train "$photos" --preset paper --out "$out/training_gpu.csv"
-part edge 45 edgead bench train "$photos" --preset edge --out "$out/training_gpu.csv"
+part paper_8 35 edgead bench train "$photos" --preset paper --out "$out/training_gpu.csv"
+part edge 40 edgead bench train "$photos" --preset edge --out "$out/training_gpu.csv"
 for batch in 16 64; do
-  part "diffusion_$batch" 45 edgead bench train "$photos" --diffusion 128 --batch-size "$batch" --precision bf16 --out "$out/training_gpu.csv"
+  part "diffusion_$batch" 35 edgead bench train "$photos" --diffusion 128 --batch-size "$batch" --precision bf16 --out "$out/training_gpu.csv"
 done
-part triton_cases 200 env TRITON_INTERPRET=0 python -m pytest -q -p no:cacheprovider "$here/../kernels/triton_cases.py"
-[ -z "$artifact" ] || part onnxruntime 90 python "$here/onnxruntime_cuda.py" "$artifact" ${video:+--video "$video"} --out "$out/onnxruntime_gpu.csv"
+part triton_cases 110 env TRITON_INTERPRET=0 python -m pytest -q -p no:cacheprovider "$here/../kernels/triton_cases.py"
+[ -z "$artifact" ] || part onnxruntime 60 python "$here/onnxruntime_cuda.py" "$artifact" ${video:+--video "$video"} --out "$out/onnxruntime_gpu.csv"

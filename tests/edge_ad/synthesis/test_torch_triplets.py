@@ -27,7 +27,7 @@ from edge_ad.synthesis.torch_masks import (
 from edge_ad.synthesis.torch_triplets import blend, defect_masks, draw_triplets, feather, match_colours, visible_masks
 
 SIZE = (64, 80)
-COUNT = 160
+COUNT = 100
 
 
 def draws(count, seed=0):
