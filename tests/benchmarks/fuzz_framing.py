@@ -7,7 +7,7 @@ What must hold, whatever comes between, and in whatever pieces it arrives:
 - stream, multipart: every whole picture comes out once, in order, byte for byte; every cut one is one cut piece
 - damaged: the same of the whole pictures around damaged ones
 - stdin: as many frames and errors as pictures, then an end; noise: any bytes come to an end
-- decode, header: a frame or a DataError; modbus, http: afterwards the server answers a right request
+- decode: a frame or a DataError; modbus, http: afterwards the server answers a right request
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import urllib.request
 import cv2
 import numpy as np
 
-from edge_ad.data.headers import care_for, is_truncated, size_in_header, stranger
+from edge_ad.data.headers import size_in_header
 from edge_ad.data.images import decode_image
 from edge_ad.errors import DataError
 from edge_ad.runtime.settings import SourceSettings
@@ -76,7 +76,7 @@ def shortest_cut(picture):
     Of a thumbnail only Exif data say where it is; from 60 bytes on they are whole.
     """
     if picture[2:3] == b"\xff" and picture[3] in (0xE2, 0xED, 0xFE):
-        return 4 + struct.unpack(">H", picture[4:6])[0]
+        return 12 + struct.unpack(">H", picture[4:6])[0]
     return 60 if picture[3] == 0xE1 else 8
 
 
@@ -235,7 +235,6 @@ def decode(rng):
     if rng.random() < 0.3:
         data = data[: int(rng.integers(0, len(data)))]
     size = size_in_header(data)
-    is_truncated(data), care_for(data), stranger(data)
     if size and size[0] * size[1] > 1 << 24:
         return  # the decoder may ask for gigabytes; what it refuses is tested elsewhere
     with contextlib.suppress(DataError):
