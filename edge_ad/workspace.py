@@ -183,7 +183,8 @@ def place_for(out: Path, *, resume: bool = False, replace_old: bool = False) -> 
 
 
 def _unfinished(path: Path) -> bool:
-    return (path.with_name(f"{path.name}.training") / "checkpoint.pt").exists()
+    work = path.with_name(f"{path.name}.training")
+    return (work / "checkpoint.pt").exists() or (work / "cache").exists()
 
 
 def default_out(photos: Sequence[Path]) -> Path:

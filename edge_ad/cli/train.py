@@ -47,6 +47,9 @@ def command(
         Path | None,
         typer.Option(help="Artifact that ran until now: learn good parts it rejected.  [default: the one at --out]"),
     ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="No training: remember good parts, for a first look within a minute.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
     replace: Annotated[
         bool, typer.Option("--replace", help="Overwrite an artifact that is there, instead of standing beside it.")
@@ -57,17 +60,20 @@ def command(
     Ends with an artifact that eval, calibrate, export and run take as it is: weights, an ONNX graph, and a first
     threshold from normals that training did not see. The working folder remembers it: export, calibrate, eval and run
     take it when none is named. An artifact that is there already stays as it is; the new one goes beside it until
-    `edgead promote`.
+    `edgead promote`. With --quick nothing is optimised; the same command with --resume instead trains on from there.
     """
     import logging
 
     from edge_ad.cli.progress import TerminalProgress
     from edge_ad.config import Config
+    from edge_ad.pipeline.quick import train_quick
     from edge_ad.pipeline.train import train
     from edge_ad.training.anomaly_images import with_diffusion_model
     from edge_ad.training.processes import is_first_process
     from edge_ad.workspace import default_out, find_training_folder, place_for
 
+    if quick:
+        _check_quick(max_minutes=max_minutes, ddpm=ddpm, triplets=triplets, feedback=feedback, resume=resume or None)
     if not is_first_process():
         logging.disable(logging.WARNING)  # of several processes, one is enough to say it
     settings = Config.from_toml(config) if config else Config.named(preset)
@@ -83,23 +89,28 @@ def command(
             progress.say(f"training on the photos in {photos[0]}")
         if place.beside:
             progress.say(f"{place.beside} stays as it is; the new detector goes to {place.path}")
-        artifact = train(
-            photos,
-            place.path,
-            settings,
-            device=device,
-            max_minutes=max_minutes,
-            weights=weights,
-            ddpm=ddpm,
-            triplets=triplets,
-            feedback=feedback or place.beside,
-            resume=resume,
-            progress=progress,
-        )
+        if quick:
+            artifact = train_quick(photos, place.path, settings, device=device, weights=weights, progress=progress)
+        else:
+            artifact = train(
+                photos, place.path, settings, device=device, max_minutes=max_minutes, weights=weights, ddpm=ddpm,
+                triplets=triplets, feedback=feedback or place.beside, resume=resume, progress=progress,
+            )  # fmt: skip
         if is_first_process():
             _remember(place, progress)
     if is_first_process():
         typer.echo(str(artifact.path))
+
+
+def _check_quick(**unused: object) -> None:
+    """ConfigError for options that a detector without training has no use for."""
+    from edge_ad.errors import ConfigError
+
+    named = [f"--{name.replace('_', '-')}" for name, value in unused.items() if value is not None]
+    if named:
+        raise ConfigError(
+            f"--quick trains nothing, so {', '.join(named)} would do nothing", "leave out one or the other"
+        )
 
 
 def _remember(place: Place, progress: TerminalProgress) -> None:

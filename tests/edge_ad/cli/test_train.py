@@ -181,3 +181,23 @@ def test_train_as_typed_takes_the_only_photos_and_never_overwrites(capsys, tiny,
     assert "detectors/bottle stays as it is" in err
     assert Artifact.open("detectors/bottle").digest() == first.digest()
     assert (Workspace().current, Workspace().candidate) == (Path("detectors/bottle"), Path("detectors/bottle-2"))
+
+
+def test_a_quick_look_is_remembered_and_training_goes_on_from_it(tiny, write_photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_photos(tmp_path / "photos", 8)
+    code, out, err = run(capsys, "train", "photos", "--quick", *tiny)
+    assert code == 0, err
+    assert Path(out.strip().splitlines()[-1]) == Path("detectors/photos")
+    assert Workspace().current == Path("detectors/photos")
+    assert Artifact.open("detectors/photos").manifest.training["steps"] == 0
+    run(capsys, "train", "photos", "--resume", *tiny)
+    assert Artifact.open("detectors/photos").manifest.training["steps"] > 0
+    assert [path.name for path in Path("detectors").iterdir() if not path.name.endswith(".training")] == ["photos"]
+
+
+def test_options_of_a_training_are_refused_with_a_quick_look(write_photos, tmp_path, capsys):
+    write_photos(tmp_path / "photos", 4)
+    with pytest.raises(SystemExit):
+        main(["train", str(tmp_path / "photos"), "--quick", "--resume", "--max-minutes", "3"])
+    assert "--max-minutes, --resume would do nothing" in capsys.readouterr().err
