@@ -28,6 +28,9 @@ lint: $(VENV)/.dev ## Check style and types.
 architecture: $(VENV)/.dev ## Count lines and arrows between rooms, and draw docs/architecture.svg anew.
 	$(BIN)/python tests/benchmarks/architecture.py --svg docs/architecture.svg
 
+docs: $(VENV)/.docs ## Build the documentation as a site with search, in build/site; warnings are errors.
+	$(BIN)/mkdocs build
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "EdgeAD needs Python 3.10 or newer; set PYTHON=python3.x"; exit 1; }
@@ -40,6 +43,10 @@ $(VENV)/.train: $(SOURCES) | $(BIN)/python
 $(VENV)/.dev: $(SOURCES) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.train
+
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet 'mkdocs-material>=9.5,<10'
+	@touch $@
 
 clean: ## Remove .venv and what was built.
 	rm -rf $(VENV) build *.egg-info

@@ -1,4 +1,4 @@
-"""Rows of accuracy from the JSON of `edgead eval`, and the README's table from the rows.
+"""Rows of accuracy from the JSON of `edgead eval`, and the table of docs/results.md from the rows.
 
 python tests/benchmarks/accuracy.py add FIGURES.json ... --device "CPU, 1 thread" [--note "..."]
 python tests/benchmarks/accuracy.py table
