@@ -207,9 +207,11 @@ def _need_caught(results: Sequence[MissResult], scores: Scores, progress: Progre
     if lowest is not None:
         count = len(scores.image_scores)
         rejected = int((scores.image_scores >= lowest).sum())
-        hint = (
-            f"a threshold below {lowest:.4g} would reject {rejected} of these {count} good parts: calibrate "
-            f"with --false-alarms {(rejected + 1) / (count + 1):.2g} or more, or train again"
+        rate = (rejected + 1) / (count + 1)
+        hint = f"a threshold below {lowest:.4g} would reject {rejected} of these {count} good parts: " + (
+            f"calibrate with --false-alarms {rate:.2g} or more, or train again"
+            if rate < 0.5
+            else "this detector can't tell the miss from good parts, so train again, or light the defect better"
         )
     refuse_passed(results, "the new threshold", hint)
     if results:
