@@ -337,7 +337,7 @@ def _read_value(hint: Any, value: Any, path: str, base: Any) -> Any:
         return float(value)
     if hint is Path and isinstance(value, str):
         return Path(value)
-    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+    if type(hint) is type and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise ConfigError(f"'{path}' = {value!r} is not of type {_type_name(hint)}", "correct the value")
 

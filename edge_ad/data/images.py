@@ -26,10 +26,9 @@ SUFFIXES = frozenset((
 MAX_PIXELS = 1 << 28  # 268 million: beyond it a small file could fill the memory
 _AS_STORED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH  # unlike IMREAD_UNCHANGED, this one obeys EXIF
 
-if (
-    "OPENCV_LOG_LEVEL" not in os.environ
-):  # what a decoder mutters about a broken file is said by DataError, with its name
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    # What a decoder mutters about a broken file is said by DataError, with its name. The call moved within OpenCV 4.
+    (cv2.utils.logging if hasattr(cv2.utils, "logging") else cv2).setLogLevel(2)  # errors
 
 
 class Listing(NamedTuple):
