@@ -135,7 +135,7 @@ def test_photos_that_training_saw_prove_nothing(calibrated, photos, tmp_path, ca
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "needs an artifact and --good"),
+        ([], "needs photos of good parts"),
         (["--verify", "nowhere.json"], "can't read nowhere.json"),
         (["{artifact}", "--good", "{good}"], "has no threshold"),
         (["{artifact}", "--good", "{good}", "--skip", "sleep"], "--skip sleep"),
