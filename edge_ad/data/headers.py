@@ -10,6 +10,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WIDTH, _LENGTH, _BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR, _EXTRA, _FORMAT = 256, 257, 258, 262, 277, 284, 338, 339
+_ORIENTATION, _TILE_WIDTH = 274, 322
 _NO_FRAME = {0xC4, 0xC8, 0xCC}  # markers between SOF0 and SOF15 that carry no size
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # FF 00 and the restart marks are inside of a scan
 _BRANDS = {
@@ -68,12 +69,14 @@ class DecodeHints(NamedTuple):
     """What the decoder needs to be told, or gets wrong.
 
     in_colour: it must decode to 8-bit colour. scale: of the values it gives. premultiplied: its colours are
-    multiplied by alpha. refuse: what the file holds that can't be decoded rightly.
+    multiplied by alpha. webp_orientation: of the EXIF in a WebP file, 1..8. refuse: what the file holds that can't
+    be decoded rightly.
     """
 
     in_colour: bool = False
     scale: float = 1.0
     premultiplied: bool = False
+    webp_orientation: int = 1
     refuse: str = ""
 
 
@@ -86,6 +89,8 @@ def decode_hints(data: bytes) -> DecodeHints:
             return _bmp_hints(data)
         if data[:2] in (b"P2", b"P3", b"P5", b"P6"):
             return _pnm_hints(data)
+        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+            return DecodeHints(webp_orientation=_webp_orientation(data))
     except struct.error:
         pass
     return DecodeHints()
@@ -172,9 +177,24 @@ def _tiff_hints(data: bytes) -> DecodeHints:
     inverted = tags.get(_PHOTOMETRIC) == 0  # MinIsWhite
     if format_ == 3 and inverted:
         return DecodeHints(refuse="floats with white as zero")
+    if _TILE_WIDTH in tags and samples > 1 and tags.get(_PLANAR) == 2:  # OpenCV 4.9 mixes the planes up
+        return DecodeHints(refuse="colours apart from each other, in tiles")
     if bits > 8 and (inverted or (samples > 1 and tags.get(_PLANAR) == 2)):
         return DecodeHints(in_colour=True)  # the raw planes come out inverted, or cut into stripes of one colour
     return DecodeHints(premultiplied=bits == 8 and samples == 4 and tags.get(_EXTRA) == 2)
+
+
+def _webp_orientation(data: bytes) -> int:
+    """1..8, as in the file's EXIF chunk; 1 where there is none."""
+    at = 12
+    while at + 8 <= len(data):
+        kind, length = struct.unpack_from("<4sI", data, at)
+        if kind == b"EXIF":
+            exif = data[at + 8 : at + 8 + length].removeprefix(b"Exif\0\0")
+            found = _tiff_tags(exif).get(_ORIENTATION, 1)
+            return found if 1 <= found <= 8 else 1
+        at += 8 + length + length % 2
+    return 1
 
 
 def _bmp_hints(data: bytes) -> DecodeHints:

@@ -24,6 +24,7 @@ SUFFIXES = frozenset((
     ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".gif", ".avif",
 ))  # fmt: skip
 MAX_PIXELS = 1 << 28  # 268 million: beyond it a small file could fill the memory
+TURNS_WEBP = tuple(map(int, cv2.__version__.split(".")[:2])) >= (4, 13)  # 4.12 ignores EXIF in WebP
 _AS_STORED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH  # unlike IMREAD_UNCHANGED, this one obeys EXIF
 
 if "OPENCV_LOG_LEVEL" not in os.environ:
@@ -179,6 +180,12 @@ def _decode(data: bytes, name: Path | str, alpha: bool = False) -> npt.NDArray[A
     hints = decode_hints(data)
     if hints.refuse:
         raise DataError(f"{name} holds {hints.refuse}, which is not read", "save it as PNG, or as an ordinary TIFF")
+    if hints.webp_orientation > 1 and not TURNS_WEBP:
+        raise DataError(
+            f"{name} is to be turned (EXIF orientation {hints.webp_orientation}), which OpenCV {cv2.__version__} "
+            "doesn't do in WebP",
+            "pip install -U opencv-python-headless (4.13 or newer does), or save it as JPEG or PNG",
+        )
     flags = cv2.IMREAD_COLOR if hints.in_colour else _AS_STORED
     try:
         image = cv2.imdecode(

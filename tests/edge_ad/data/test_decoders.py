@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from edge_ad.data import images
 from edge_ad.data.images import decode_image
 from edge_ad.errors import DataError
 
@@ -173,10 +174,27 @@ def test_turned_as_pillow_turns_it(orientation, kind):
     exif[0x0112] = orientation
     options = {"lossless": True} if kind == "WEBP" else {"quality": 100} if kind == "JPEG" else {}
     data = pil(PHOTO, kind, exif=exif, **options)
+    if kind == "WEBP" and orientation > 1 and not images.TURNS_WEBP:
+        with pytest.raises(DataError, match="turned is to be turned"):
+            decode_image(data, "turned")
+        return
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
     frame = decode_image(data, "turned").astype(int)
     assert frame.shape == expected.shape
     assert np.abs(frame - expected).max() <= (8 if kind == "JPEG" else 0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_webp_to_be_turned_is_refused_where_opencv_ignores_it(orientation, monkeypatch):
+    monkeypatch.setattr(images, "TURNS_WEBP", False)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = pil(PHOTO, "WEBP", exif=exif, lossless=True)
+    if orientation == 1:
+        assert decode_image(data, "upright").shape == RGB.shape
+    else:
+        with pytest.raises(DataError, match=f"EXIF orientation {orientation}"):
+            decode_image(data, "turned")
 
 
 REFUSED = {
