@@ -9,6 +9,7 @@ from pathlib import Path
 from edge_ad.artifact import Artifact
 from edge_ad.calibrate.first_threshold import set_first_threshold
 from edge_ad.config import Config, check_device
+from edge_ad.data.held_out import relative_folders
 from edge_ad.errors import ConfigError
 from edge_ad.export.artifact import write_artifact
 from edge_ad.pipeline.train import check_output
@@ -66,6 +67,7 @@ def train_quick(
     record = {
         "steps": 0, "seconds": time.monotonic() - began, "losses": {}, "normals": len(seen), "held_out": len(scored),
         "triplets": 0, "seed": config.training.seed, "skipped": len(photos.skipped),
+        "photos": relative_folders(photos.folders, out),
     }  # fmt: skip
     artifact = write_artifact(out, detector, untrained, teacher, seen, photos.categories, record)
     set_first_threshold(artifact, scored, photos.reader, progress)

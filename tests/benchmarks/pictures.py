@@ -94,7 +94,7 @@ def page(artifact: Path, photos: Path) -> Path:
     try:
         _wait(f"http://127.0.0.1:{PORT}/")
         options = webdriver.ChromeOptions()
-        for argument in ("--headless=new", "--no-sandbox", "--window-size=1280,860"):
+        for argument in ("--headless=new", "--no-sandbox", "--window-size=1280,1000"):
             options.add_argument(argument)
         with webdriver.Chrome(options) as browser:
             browser.get(f"http://127.0.0.1:{PORT}/")

@@ -19,6 +19,7 @@ BACKENDS = (
     "onnxruntime-tensorrt",
 )  # fmt: skip
 GPU_FIRST = ("tensorrt", "onnxruntime-cuda", "openvino", "onnxruntime-cpu")  # engines that `auto` knows
+WORTH_IT = 0.95  # of the time so far: less is noise, and no reason to take a graph that loses more
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def open_fastest(
             log_once(f"{name} {precision} is left out: {error}")
             continue
         opened.runner.close()
-        if opened.test is not None and (best is None or opened.test.milliseconds < best[0]):
+        if opened.test is not None and (best is None or opened.test.milliseconds < WORTH_IT * best[0]):
             best = (opened.test.milliseconds, name, precision)
     if best is None:
         return open_checked(artifact, threads=threads)

@@ -6,6 +6,7 @@ import pytest
 
 import edge_ad
 from edge_ad.config import Config
+from edge_ad.data.held_out import training_photos
 from edge_ad.data.samples import scan
 from edge_ad.errors import ConfigError
 from edge_ad.pipeline import quick
@@ -20,6 +21,7 @@ def test_a_few_photos_are_enough_for_a_first_look(tiny_config, write_photos, tmp
     assert (training["steps"], training["triplets"]) == (0, 0)
     assert training["normals"] + training["held_out"] == count
     assert artifact.config.model.head is False
+    assert len(training_photos(artifact).unseen) == training["held_out"]  # export and calibrate find them again
     assert artifact.manifest.calibration["normals"] == training["held_out"]
     with edge_ad.load(artifact.path, threads=1) as detector:
         assert detector.predict(photos[0]).threshold is not None
