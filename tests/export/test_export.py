@@ -76,9 +76,9 @@ def test_targets_outside_the_artifact(small_artifact, tmp_path, capsys):
     ("options", "words"),
     [
         (["--int8", "--fp16"], "more than one precision"),
-        (["--int8"], "needs photos of good parts"),
-        (["--data", "labelled"], "without --normals none is"),
-        (["--max-loss", "0.1", "--skip", "/matmul_4"], "without --normals none is"),
+        (["--int8"], "keeps no record of the folder of its training photos hint: name photos of good parts"),
+        (["--data", "labelled"], "keeps no record of the folder of its training photos"),
+        (["--max-loss", "0.1", "--skip", "/matmul_4"], "keeps no record of the folder of its training photos"),
         (["--target", "tflite"], "unknown target 'tflite'"),
         (["--target", "openvino"], "add --out"),
         (["--target", "frames", "--out", "x", "--frame-size", "big"], "no frame size"),

@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_ad import evaluation, kernels, report
+from edge_ad import evaluation, kernels
 from edge_ad.data.samples import Sample
 from edge_ad.errors import BackendError
 from edge_ad.kernels import reference
+from edge_ad.runtime import boxes
 from edge_ad.runtime.line.policy import Policy, top_mean
 from edge_ad.runtime.predictor import Predictor
 from edge_ad.runtime.settings import PolicySettings
@@ -121,4 +122,4 @@ def test_frames_and_regions_of_evaluation_and_line(backend, monkeypatch, small_a
     assert len(regions) == 1
     assert top_mean(pixels) == 3
     assert len(averages) == 1
-    assert report.find_defects is kernels.find_defects
+    assert boxes.find_defects is kernels.find_defects

@@ -87,7 +87,7 @@ def test_a_disk_that_fills_up_while_features_are_written_keeps_what_was_finished
     store = FeatureStore(tmp_path / "s", 40, ARRAYS, "key")
     store.fill(rows, 4, lambda: store.done >= 8)
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
