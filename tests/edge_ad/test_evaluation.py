@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 
 import cv2
 import numpy as np
@@ -16,7 +15,6 @@ from edge_ad.data.masks import read_mask
 from edge_ad.data.samples import scan
 from edge_ad.errors import DataError
 from edge_ad.evaluation import category_calibrations, evaluate, provenance
-from edge_ad.report import Gallery, write_report
 from edge_ad.runtime.engines.opening import open_runner
 from edge_ad.runtime.predictor import Predictor
 
@@ -112,7 +110,6 @@ def test_without_defects_all_figures_are_null(tmp_path, parts, measure):
     write_image(tmp_path / "parts/test/good/0.png", parts[0][1])
     evaluation = measure(tmp_path / "parts")
     assert all(evaluation.to_dict()[key] is None for key in FIXED_KEYS)
-    assert "<svg" in write_report(evaluation, Gallery())
 
 
 def test_broken_files_are_named_and_skipped(tmp_path, parts, measure):
@@ -176,42 +173,6 @@ def test_each_category_is_calibrated_by_its_own_or_the_common_thresholds():
     assert category_calibrations(None, ["a"]) == {"a": {}}
 
 
-def test_report_is_one_file_that_needs_no_network(tmp_path, parts, measure):
-    write_category(tmp_path / "<stripes>", parts)
-    gallery = Gallery()
-    evaluation = measure(tmp_path / "<stripes>", on_photo=gallery, thresholds={"<stripes>": 0.02})
-    page = write_report(evaluation, gallery)
-    assert not re.search(r"""(src|href)=['"](?!data:)""", page)
-    assert "<stripes>" not in page
-    assert "&lt;stripes&gt;" in page
-    assert page.count("<svg") == 4
-    assert "pixel ROC" in page
-    assert page.count("data:image/jpeg;base64,") == 2 * 4 * 6  # photo and map, four rows, six photos each
-    assert "At the calibrated threshold 0.02" in page
-    assert not re.search(r"\bnan\b", re.sub("base64,[^']*", "", page))
-    for row, sign in (("missed", 1), ("alarming", -1)):
-        scores = [sign * shown.image_score for shown in gallery.row("<stripes>", row)]
-        assert scores == sorted(scores)
-
-
-def test_random_teacher_is_said_on_the_report(tmp_path, parts, small_artifact, measure):
-    small_artifact.update(teacher={"source": "random"}, training={"seed": 3})
-    write_category(tmp_path / "stripes", parts, good=2, bad=2)
-    evaluation = measure(tmp_path / "stripes", native=False)
-    page = write_report(evaluation, Gallery())
-    assert "these figures say nothing" in page
-    assert evaluation.about["seed"] == 3
-
-
-def test_gallery_keeps_a_fixed_number(tmp_path, parts, measure):
-    write_category(tmp_path / "stripes", parts, good=20, bad=20)
-    gallery = Gallery()
-    result = measure(tmp_path / "stripes", native=False, on_photo=gallery).categories["stripes"]
-    assert {len(kept) for kept in gallery.kept.values()} == {6}
-    lowest = sorted(one.image_score for one in result.scored if one.sample.label)[:6]
-    assert [shown.image_score for shown in gallery.row("stripes", "missed")] == lowest
-
-
 @pytest.mark.parametrize("saved", ["jpeg", "alpha", "inverted"])
 def test_masks_saved_in_other_ways_give_the_same_figures_or_are_doubted(tmp_path, parts, measure, saved):
     write_category(tmp_path / "a", parts)
@@ -229,9 +190,6 @@ def test_masks_saved_in_other_ways_give_the_same_figures_or_are_doubted(tmp_path
     if saved == "inverted":
         assert len(found.doubts) == len(found.to_dict()["about"]["doubts"]) == 6
         assert any("inverted?" in line and "0_mask.png" in line for line in found.findings())
-        gallery = Gallery()
-        measure(tmp_path / "a", on_photo=gallery)
-        assert "6 masks can hardly be right" in write_report(found, gallery, {})
         return
     assert found.doubts == ()
     assert len(found.notes) == 6  # how each was read
