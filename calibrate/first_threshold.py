@@ -10,8 +10,7 @@ import numpy as np
 
 from edge_ad.artifact import Artifact, is_known_photo
 from edge_ad.calibrate.calibration import Scores, ThresholdRequest, calibration_record, score_frames, with_product
-from edge_ad.calibrate.golden import PICTURES, add_golden
-from edge_ad.data.images import preprocess
+from edge_ad.calibrate.golden import add_golden_photos
 from edge_ad.data.loader import PhotoReader
 from edge_ad.data.samples import Sample
 from edge_ad.progress import Progress
@@ -28,11 +27,7 @@ def set_first_threshold(
     product's own where there are several. Copies of photos trained on are left out, and said."""
     samples = without_training_photos(held_out, artifact.trained_on() or frozenset())
     progress.phase("first threshold", len(samples))
-    how = artifact.manifest.preprocessing
-    add_golden(
-        artifact,
-        [preprocess(reader.read(sample.path), how.image_size, how.mean, how.std) for sample in samples[:PICTURES]],
-    )
+    add_golden_photos(artifact, [sample.path for sample in samples], reader.read)
     with Predictor(artifact, open_runner(artifact, "onnxruntime", "fp32")) as predictor:
         frames = (reader.read(sample.path) for sample in samples)
         scores = score_frames(predictor, frames, advance=lambda: progress.advance(1))

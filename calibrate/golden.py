@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_ad.artifact import Artifact, Preprocessing
-from edge_ad.data.images import preprocess, read_image
+from edge_ad.data.images import Frame, preprocess, read_image
 from edge_ad.errors import BackendError, DataError
 from edge_ad.runtime.engines.opening import combinations, open_backend
 from edge_ad.runtime.engines.runner import GRAPHS, Array, Precision, Runner
@@ -31,15 +31,16 @@ PICTURES = 2  # of good parts; one more shows the first with a mark on it, so th
 MARGIN = 3.0  # engines that nobody has here may be off by so many times what those here are
 
 
-def add_golden(artifact: Artifact, normals: Sequence[Array], precisions: Sequence[Precision] = ()) -> None:
+def add_golden(artifact: Artifact, normals: Iterable[Array], precisions: Sequence[Precision] = ()) -> None:
     """Keep reference pictures in the artifact, with their scores by each graph that is named or has none yet.
 
-    normals: preprocessed images of good parts, float32 [3, H, W], at least one; read only where the artifact has no
-    reference pictures yet. The scores are ONNX Runtime's on this CPU. A graph's tolerance is MARGIN times the largest
-    deviation of the other engines installed here, between FLOORS and WIDEST.
+    normals: preprocessed images of good parts, float32 [3, H, W]; the first PICTURES are taken, and only where the
+    artifact has no reference pictures yet; without any, nothing is added. The scores are ONNX Runtime's on this CPU.
+    A graph's tolerance is MARGIN times the largest deviation of the other engines installed here, between FLOORS and
+    WIDEST.
     """
-    golden = read_golden(artifact) or Golden(golden_frames(normals, artifact.manifest.preprocessing), {})
-    expected = dict(golden.expected)
+    golden = read_golden(artifact)
+    expected = {} if golden is None else dict(golden.expected)
     chosen = [
         precision
         for precision, name in GRAPHS.items()
@@ -47,6 +48,11 @@ def add_golden(artifact: Artifact, normals: Sequence[Array], precisions: Sequenc
     ]
     if not chosen:
         return
+    if golden is None:
+        first = list(islice(normals, PICTURES))
+        if not first:
+            return
+        golden = Golden(golden_frames(first, artifact.manifest.preprocessing), {})
     for precision in chosen:
         scores, cells = _score(artifact, "onnxruntime-cpu", precision, golden.frames)
         expected[precision] = Expected(scores, cells, FLOORS[precision])
@@ -58,16 +64,19 @@ def add_golden(artifact: Artifact, normals: Sequence[Array], precisions: Sequenc
     artifact.add(GOLDEN, golden_bytes(golden))
 
 
-def add_golden_photos(artifact: Artifact, photos: Iterable[Path]) -> None:
-    """As `add_golden`, from the first photos of good parts that can be read; without any, nothing is added."""
-    how, normals = artifact.manifest.preprocessing, []
-    for path in photos:
-        with suppress(DataError):  # the caller scores all of them, and names the broken ones
-            normals.append(preprocess(read_image(path), how.image_size, how.mean, how.std))
-        if len(normals) == PICTURES:
-            break
-    if normals:
-        add_golden(artifact, normals)
+def add_golden_photos(artifact: Artifact, photos: Iterable[Path], read: Callable[[Path], Frame] = read_image) -> None:
+    """As `add_golden`, from the first photos of good parts that can be read. read: gives a photo's frame."""
+    how = artifact.manifest.preprocessing
+
+    def normals() -> Iterator[Array]:
+        for path in photos:
+            try:
+                frame = read(path)
+            except DataError:  # the caller scores all of them, and names the broken ones
+                continue
+            yield preprocess(frame, how.image_size, how.mean, how.std)
+
+    add_golden(artifact, normals())
 
 
 def golden_frames(normals: Sequence[Array], how: Preprocessing) -> npt.NDArray[np.uint8]:

@@ -8,6 +8,7 @@ a part is judged, not by the parts that it lets through.
 from __future__ import annotations
 
 import io
+import math
 import time
 import zipfile
 from collections.abc import Sequence
@@ -59,17 +60,27 @@ class Golden:
 class SelfTest:
     """A self-test's outcome.
 
-    deviation: as `deviation` says. milliseconds: of one picture, the fastest.
+    deviation: as `deviation` says. milliseconds: of one picture, the fastest. of_score: the deviation is the image
+    score's, else that of pixel scores.
     """
 
     deviation: float
     tolerance: float
     milliseconds: float
+    of_score: bool = False
 
     @property
     def passed(self) -> bool:
         """Whether the graph computes here what it did where it was exported."""
         return self.deviation <= self.tolerance  # a NaN fails
+
+    def __str__(self) -> str:
+        """How far off it is, and how far it may be, for people."""
+        what, unit = ("image", "times the score") if self.of_score else ("pixel", "standard deviations")
+        return (
+            f"{what} scores of the reference pictures are off by {self.deviation:.3g} {unit}, "
+            f"{self.tolerance:.3g} are allowed"
+        )
 
 
 def read_golden(artifact: Artifact) -> Golden | None:
@@ -128,22 +139,30 @@ def run_self_test(runner: Runner, artifact: Artifact, golden: Golden, precision:
         return None
     scores, cells, milliseconds = score_golden(runner, artifact, golden.frames)
     allowance = BF16_ALLOWANCE if "bf16" in runner.name else 0.0
-    return SelfTest(deviation(scores, cells, expected), expected.tolerance + allowance, milliseconds)
+    pixels, score = deviations(scores, cells, expected)
+    worst = float(np.max([pixels, score]))  # NaN where one is
+    return SelfTest(worst, expected.tolerance + allowance, milliseconds, score > pixels)
 
 
 def deviation(image_score: Array, cells: Array, expected: Expected) -> float:
-    """How far scores are off, of the picture where they are most; infinite where shapes differ.
+    """How far scores are off: the larger of the two `deviations`, NaN where a score is."""
+    return float(np.max(deviations(image_score, cells, expected)))
 
-    The larger of the cells' root mean square error in standard deviations of that picture's cells, and the image
-    score's error as a share of the score. Each picture counts by itself: on good parts, whose scores lie close
-    together, wrong arithmetic shows ten times as clearly as beside a defect.
+
+def deviations(image_score: Array, cells: Array, expected: Expected) -> tuple[float, float]:
+    """How far pixel scores and image scores are off, each of the picture where it is most; infinite where shapes
+    differ.
+
+    The cells' root mean square error in standard deviations of that picture's cells, and the image score's error as
+    a share of the score. Each picture counts by itself: on good parts, whose scores lie close together, wrong
+    arithmetic shows ten times as clearly as beside a defect.
     """
     if cells.shape != expected.cells.shape:
-        return float("inf")
+        return math.inf, math.inf
     spread = np.maximum(expected.cells.std((1, 2), dtype=np.float64), 1e-6)
     errors = np.sqrt(np.mean((cells - expected.cells) ** 2, (1, 2), dtype=np.float64)) / spread
     shares = np.abs(image_score - expected.image_score) / np.maximum(np.abs(expected.image_score), spread)
-    return float(np.max([errors, shares]))  # NaN where a score is
+    return float(errors.max()), float(shares.max())
 
 
 def check_runner(runner: Runner, artifact: Artifact, precision: Precision) -> SelfTest | None:
@@ -155,8 +174,7 @@ def check_runner(runner: Runner, artifact: Artifact, precision: Precision) -> Se
     outcome = None if golden is None else run_self_test(runner, artifact, golden, precision)
     if outcome is not None and not outcome.passed:
         raise SelfTestFailed(
-            f"{runner.name} fails the self-test of {artifact.path}: scores of the reference pictures are off by "
-            f"{outcome.deviation:.3g} standard deviations, {outcome.tolerance:.3g} are allowed",
+            f"{runner.name} fails the self-test of {artifact.path}: {outcome}",
             f"{suspect(runner.name)}; use another --backend or --precision, or export here again",
         )
     return outcome

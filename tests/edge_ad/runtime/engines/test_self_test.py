@@ -7,7 +7,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from edge_ad.calibrate.golden import MARGIN, add_golden, golden_frames, with_marked_square
+from edge_ad.calibrate.golden import MARGIN, add_golden, add_golden_photos, golden_frames, with_marked_square
+from edge_ad.data.images import read_image, write_image
 from edge_ad.errors import ArtifactError, BackendError
 from edge_ad.runtime.engines.onnxruntime import OnnxRuntimeRunner
 from edge_ad.runtime.engines.opening import open_runner
@@ -106,6 +107,35 @@ def test_deviation_is_the_larger_error_of_the_worst_picture():
     assert deviation(expected.image_score, cells, expected) == 0
     none = Expected(np.zeros(1, np.float32), np.ones((1, 2, 2), np.float32), 0.1)  # nothing to divide by
     assert deviation(none.image_score, none.cells, none) == 0
+
+
+@pytest.mark.parametrize(("of_score", "says"), [(False, "pixel .* 0.4 standard"), (True, "image .* 0.4 times the")])
+def test_a_failure_says_which_score_is_off(tested, of_score, says, monkeypatch):
+    from edge_ad.runtime.engines import self_test
+
+    monkeypatch.setattr(self_test, "deviations", lambda *scores: (0.1, 0.4) if of_score else (0.4, 0.1))
+    with pytest.raises(SelfTestFailed, match=f"{says}.*0.005 are allowed"):
+        open_runner(tested, threads=1)
+
+
+def test_photos_are_read_only_where_reference_pictures_are_missing(small_artifact, parts, tmp_path):
+    paths = [tmp_path / name for name in ("broken.png", "0.png", "1.png", "2.png")]
+    paths[0].write_bytes(b"none")
+    for path, frame in zip(paths[1:], parts[0], strict=False):
+        write_image(path, frame)
+    read = []
+
+    def reading(path):
+        read.append(path)
+        return read_image(path)
+
+    add_golden_photos(small_artifact, paths[:1], reading)
+    assert read_golden(small_artifact) is None  # nothing to show
+    add_golden_photos(small_artifact, paths, reading)
+    assert read == [paths[0], *paths[:3]]
+    np.testing.assert_array_equal(read_golden(small_artifact).frames[:2], parts[0][:2])
+    add_golden_photos(small_artifact, paths, reading)
+    assert len(read) == 4
 
 
 def test_each_graph_is_held_against_itself(tested, normals):
