@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 
 
 def command(
@@ -30,8 +29,15 @@ def command(
     mm_per_pixel: Annotated[float | None, typer.Option(min=1e-9, help="Size of a pixel on the part.")] = None,
     cycle_ms: Annotated[float | None, typer.Option(min=0, help="Time the line has for a part.")] = None,
     stations: Annotated[int, typer.Option(min=1, help="Stations that ask at once while speed is measured.")] = 1,
-    photos: Annotated[int, typer.Option(min=4, help="Photos a study takes at most.")] = 40,
-    trials: Annotated[int, typer.Option(min=10, help="Test marks for each kind and contrast.")] = 60,
+    effort: Annotated[
+        str, typer.Option(help="quick, normal or thorough: how many photos, marks, strengths.")
+    ] = "normal",
+    photos: Annotated[
+        int | None, typer.Option(min=4, help="Photos a study takes at most.  [default: the effort's]")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=10, help="Test marks for each kind and contrast.  [default: the effort's]")
+    ] = None,
     settings: Annotated[
         Path | None, typer.Option(help="Settings of `edgead run`: judge as that line does, straightened, cut, tiled.")
     ] = None,
@@ -51,6 +57,7 @@ def command(
     """
     from edge_ad.artifact import check_folder
     from edge_ad.cli.chosen import chosen_artifact
+    from edge_ad.cli.progress import TerminalProgress
     from edge_ad.errors import ConfigError
     from edge_ad.qualify.qualification import QualifyOptions, qualify, read_report, write_report
 
@@ -65,16 +72,11 @@ def command(
     artifact = chosen_artifact(artifact)
     options = QualifyOptions(
         good, bad, repeats, mm_per_pixel, cycle_ms, stations, photos, trials, settings, station, product,
-        tuple(filter(None, skip.split(","))), sign, backend, precision, threads,
+        tuple(filter(None, skip.split(","))), sign, backend, precision, threads, effort,
     )  # fmt: skip
     check_folder(out)
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("", total=None)
-
-        def say(study: str) -> None:
-            progress.update(task, description=study)
-
-        report = qualify(artifact, options, say=say, advance=lambda: progress.advance(task))
+    with TerminalProgress() as progress:
+        report = qualify(artifact, options, progress=progress)
     for line in write_report(report, out):
         console.print(line, markup=False)
     console.print(f"written: {out / 'report.html'}, {out / 'report.pdf'}, {out / 'report.json'}", markup=False)

@@ -78,29 +78,25 @@ def map_chart(found: Mapping[str, Any], unit: float, unit_name: str) -> bytes:
     return _png(figure)
 
 
-def robustness_chart(rows: Sequence[Mapping[str, Any]], good: int, defects: int) -> bytes:
+def robustness_chart(found: Mapping[str, Any]) -> bytes:
     """False alarms and detection over the strength of each disturbance; a triangle where the drift watch warns."""
+    rows = found["rows"]
+    curves = (
+        ("alarms", found["alarms_before"], found["good"], RED, "good parts rejected"),
+        ("found", found["found_before"], found["defects"], BLUE, "defects found"),
+    )
     figure = Figure(figsize=(10, 2.5 * -(-len(rows) // 4)), layout="constrained")
     axes = figure.subplots(-(-len(rows) // 4), 4).ravel()
     for axis, row in zip(axes, rows, strict=False):
-        at = range(len(row["steps"]))
-        axis.plot(
-            at,
-            [100 * step["alarms"] / good for step in row["steps"]],
-            color=RED,
-            marker=".",
-            label="good parts rejected",
-        )
-        axis.plot(
-            at,
-            [100 * step["found"] / defects for step in row["steps"]],
-            color=BLUE,
-            marker=".",
-            label="defects found",
-        )
-        warned = [i for i, step in enumerate(row["steps"]) if step["warning"]]
+        steps = row["steps"]
+        at = range(-1, len(steps))
+        for key, before, parts, colour, label in curves:
+            known = [(-1, before), *((i, step[key]) for i, step in enumerate(steps) if key in step)]
+            shares = [100 * count / parts for _, count in known]
+            axis.plot([i for i, _ in known], shares, color=colour, marker=".", label=label)
+        warned = [i for i, step in enumerate(steps) if step.get("warning")]
         axis.plot(warned, [-6] * len(warned), "^", color="#b7791f", label="drift watch warns")
-        axis.set_xticks(list(at), [f"{step['strength']:g}" for step in row["steps"]], fontsize=7)
+        axis.set_xticks(list(at), ["as is", *(f"{step['strength']:g}" for step in steps)], fontsize=7)
         axis.set(ylim=(-12, 106), title=row["name"], xlabel=row["unit"], ylabel="%")
     for axis in axes[len(rows) :]:
         axis.axis("off")

@@ -32,7 +32,7 @@ def _blur(frame: Frame, strength: float, rng: np.random.Generator) -> Frame:
 
 
 def _noise(frame: Frame, strength: float, rng: np.random.Generator) -> Frame:
-    return _rounded(frame + rng.normal(0, strength, frame.shape).astype(np.float32))
+    return _rounded(frame + np.float32(strength) * rng.standard_normal(frame.shape, np.float32))
 
 
 def _jpeg(frame: Frame, strength: float, rng: np.random.Generator) -> Frame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,14 +12,26 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_ad.calibrate.threshold import clopper_pearson
-from edge_ad.data.images import Frame, read_image
+from edge_ad.data.images import Frame
 from edge_ad.data.masks import fit_mask, interpret_mask
+from edge_ad.data.samples import Sample
 from edge_ad.errors import DataError
 from edge_ad.qualify.pod import fit_hit_miss, fit_response
-from edge_ad.qualify.probes import CONTRASTS, KINDS, Probe, draw_probe, hair_width, is_rim, measure_defect, places_on
-from edge_ad.qualify.subject import Subject, canvas
+from edge_ad.qualify.probes import (
+    CONTRASTS,
+    KINDS,
+    Measured,
+    Probe,
+    draw_probe,
+    hair_width,
+    is_rim,
+    measure_defect,
+    places_on,
+)
+from edge_ad.qualify.subject import Subject
 
 SMALLEST, LARGEST = 2.0, 0.35  # sizes tried: pixels; share of the picture's shorter side
+PILOT_SIZES, PILOT_TRIALS = 7, 3  # sizes that a pilot tries, and how often each
 LADDER = 9  # sizes of the map, from smallest to largest
 CELLS = 8  # of the map, along the part's longer side
 MAP_PHOTOS = 3  # marks put at each place of the map
@@ -38,24 +50,32 @@ def real_defects(subject: Subject) -> dict[str, Any]:
     """By kind: how many were rejected, with bounds, and the limit over their length where masks tell it."""
     kinds: dict[str, list[tuple[float, Any]]] = {}
     left_out: list[str] = []
+    measured: list[tuple[Sample, Measured | None]] = []
     for sample in subject.bad:
         try:
-            frame = read_image(sample.path)
-            mask = None
-            if sample.mask_path is not None:
-                mask, _, doubt = interpret_mask(sample.mask_path)
-                mask = None if doubt else fit_mask(mask, frame.shape[:2], sample.path)
-                left_out += [f"the size of {sample.path}: its mask {doubt}"] if doubt else []
+            measured.append((sample, _size(subject, sample, left_out)))
         except DataError as error:
             left_out.append(error.message)
-            continue
-        score = float(subject.scores([frame])[0])
-        kinds.setdefault(sample.kind, []).append((score, None if mask is None else measure_defect(frame, mask)))
+    scores = subject.photo_scores([sample.path for sample, _ in measured])
+    for (sample, size), score in zip(measured, scores, strict=True):
+        kinds.setdefault(sample.kind, []).append((float(score), size))
     every = [one for found in kinds.values() for one in found]
     tables = {kind: _kind(found, subject.threshold) for kind, found in sorted(kinds.items())}
     if len(tables) > 1:
         tables = {"all kinds": _kind(every, subject.threshold)} | tables
     return {"kinds": tables, "parts": len(every), "left_out": left_out}
+
+
+def _size(subject: Subject, sample: Sample, left_out: list[str]) -> Measured | None:
+    """Of a real defect; None without a mask, or with one that can hardly be right, which is said in left_out."""
+    if sample.mask_path is None:
+        return None
+    frame = subject.reader.read(sample.path)
+    mask, _, doubt = interpret_mask(sample.mask_path)
+    if doubt:
+        left_out.append(f"the size of {sample.path}: its mask {doubt}")
+        return None
+    return measure_defect(frame, fit_mask(mask, frame.shape[:2], sample.path))
 
 
 def _kind(found: Sequence[tuple[float, Any]], threshold: float) -> dict[str, Any]:
@@ -108,7 +128,7 @@ def probe_limits(subject: Subject, trials: int = 60) -> dict[str, Any]:
                 regions.append(
                     {"kind": kind, "region": name, "contrast": CONTRASTS[-1], **_fits(chosen, subject.threshold)}
                 )
-    frame = canvas(accepted[0])[0]
+    frame = subject.canvas(accepted[0])[0]
     return {
         "rows": rows,
         "regions": regions,
@@ -119,39 +139,83 @@ def probe_limits(subject: Subject, trials: int = 60) -> dict[str, Any]:
     }
 
 
-def probe_map(subject: Subject, contrast: float = CONTRASTS[1]) -> dict[str, Any]:
-    """The smallest spot found at each place of the part, on all of a few photos, by bisecting a ladder of sizes."""
+@dataclass
+class _Place:
+    """The search for the smallest mark that is found at one place on every one of its photos, by halving a ladder.
+
+    ladder[high] is found (past its end: nothing is); below ladder[low] nothing is. shown: photos on which the middle
+    one was found so far.
+    """
+
+    y: int
+    x: int
+    photos: Sequence[Path]
+    high: int
+    low: int = 0
+    shown: int = 0
+
+    @property
+    def middle(self) -> int:
+        """Of the ladder: what is shown next, on photo number `shown`."""
+        return (self.low + self.high) // 2
+
+    def take(self, found: bool) -> None:
+        """The middle one was found on the photo, or not: then on the others it need not be shown."""
+        self.shown += 1
+        if not found:
+            self.low, self.shown = self.middle + 1, 0
+        elif self.shown == len(self.photos):
+            self.high, self.shown = self.middle, 0
+
+
+def probe_map(subject: Subject, cells: int = CELLS, contrast: float = CONTRASTS[1]) -> dict[str, Any]:
+    """The smallest spot found at each place of the part, on all of a few photos.
+
+    cells: of the map, along the part's longer side. contrast: gray levels.
+    """
     accepted = _accepted(subject)
-    frame, inside = canvas(accepted[0])
+    frame, inside = subject.canvas(accepted[0])
     size = (frame.shape[0], frame.shape[1])
-    ladder = np.geomspace(SMALLEST, LARGEST * min(size), LADDER)
-    places = []
-    for number, (y, x) in enumerate(places_on(inside, size, CELLS)):
-        photos = [accepted[(number + i * 7) % len(accepted)] for i in range(min(MAP_PHOTOS, len(accepted)))]
-        low, high = 0, len(ladder)  # ladder[high] is found (past the end: nothing is); below low nothing is
-        while low < high:
-            middle = (low + high) // 2
-            marks = (draw_probe(canvas(photo)[0], Probe("spot", ladder[middle], contrast, y, x)) for photo in photos)
-            if (subject.scores(marks) > subject.threshold).all():
-                high = middle
-            else:
-                low = middle + 1
-        places.append(
-            {"y": y, "x": x, "smallest": float(ladder[low]) if low < len(ladder) else None, "photos": len(photos)}
-        )
+    ladder = [float(v) for v in np.geomspace(SMALLEST, LARGEST * min(size), LADDER)]
+    count = min(MAP_PHOTOS, len(accepted))
+    apart = len(accepted) // count
+    places = [
+        _Place(y, x, [accepted[(number + i * apart) % len(accepted)] for i in range(count)], LADDER)
+        for number, (y, x) in enumerate(places_on(inside, size, cells))
+    ]
+
+    def mark(place: _Place) -> Frame:
+        probe = Probe("spot", ladder[place.middle], contrast, place.y, place.x)
+        return draw_probe(subject.canvas(place.photos[place.shown])[0], probe)
+
+    while unsure := [place for place in places if place.low < place.high]:  # all at once: the graph gets full batches
+        for place, score in zip(unsure, subject.scores(map(mark, unsure)), strict=True):
+            place.take(bool(score > subject.threshold))
     return {
         "contrast": contrast,
-        "places": places,
-        "ladder": [float(v) for v in ladder],
+        "places": [
+            {"y": place.y, "x": place.x, "smallest": (*ladder, None)[place.low], "photos": count} for place in places
+        ],
+        "ladder": ladder,
         "picture": list(size),
         "photo": str(accepted[0]),
     }
 
 
+def pictures(trials: int) -> int:
+    """How many pictures `probe_limits` scores."""
+    return len(KINDS) * len(CONTRASTS) * (PILOT_SIZES * PILOT_TRIALS + trials)
+
+
+def map_pictures(cells: int) -> int:
+    """How many pictures `probe_map` scores at most on a part that fills a square."""
+    return cells * cells * MAP_PHOTOS * math.ceil(math.log2(LADDER + 1))
+
+
 def _accepted(subject: Subject) -> list[Path]:
     """The good photos that the detector accepts as they are: a mark on another one would not be what is found."""
     chosen = subject.chosen(subject.good)
-    scores = subject.scores(canvas(path)[0] for path in chosen)
+    scores = subject.photo_scores(chosen)
     accepted = [path for path, score in zip(chosen, scores, strict=True) if score <= subject.threshold]
     if not accepted:
         raise DataError(
@@ -163,12 +227,12 @@ def _accepted(subject: Subject) -> list[Path]:
 def _pilot(
     subject: Subject, photos: Sequence[Path], kind: str, contrast: float, rng: np.random.Generator
 ) -> tuple[float, float]:
-    frame = canvas(photos[0])[0]
-    ladder = np.geomspace(SMALLEST, LARGEST * min(frame.shape[:2]), 7)
-    found = _tried(subject, photos, kind, np.repeat(ladder, 3), contrast, rng)
-    hits = np.array([trial.score > subject.threshold for trial in found]).reshape(-1, 3).sum(1)
+    frame = subject.canvas(photos[0])[0]
+    ladder = np.geomspace(SMALLEST, LARGEST * min(frame.shape[:2]), PILOT_SIZES)
+    found = _tried(subject, photos, kind, np.repeat(ladder, PILOT_TRIALS), contrast, rng)
+    hits = np.array([trial.score > subject.threshold for trial in found]).reshape(-1, PILOT_TRIALS).sum(1)
     never = [size for size, count in zip(ladder, hits, strict=True) if count == 0]
-    always = [size for i, size in enumerate(ladder) if (hits[i:] == 3).all()]
+    always = [size for i, size in enumerate(ladder) if (hits[i:] == PILOT_TRIALS).all()]
     low = max(SMALLEST, (max(never) if never else ladder[0]) / 2)
     high = min(ladder[-1], 2 * (always[0] if always else ladder[-1]))
     return float(low), float(max(high, 1.5 * low))
@@ -186,7 +250,7 @@ def _tried(
 
     def frames() -> Iterable[Frame]:
         for number, size in enumerate(sizes):
-            frame, inside = canvas(photos[number % len(photos)])
+            frame, inside = subject.canvas(photos[number % len(photos)])
             where = np.flatnonzero(np.ones(frame.shape[:2], bool) if inside is None else inside)
             y, x = divmod(int(rng.choice(where)), frame.shape[1])
             rims.append(bool(is_rim(inside, (frame.shape[0], frame.shape[1]))[y, x]))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from edge_ad.artifact import Artifact, is_known_photo, write_atomically
 from edge_ad.calibrate.confirmed import examine_misses
@@ -15,6 +17,7 @@ from edge_ad.data.feedback import entries
 from edge_ad.data.loader import PhotoReader
 from edge_ad.data.samples import Problem, Sample, scan
 from edge_ad.errors import ConfigError, DataError
+from edge_ad.progress import NoProgress, Progress
 from edge_ad.qualify import limits, robustness, study
 from edge_ad.qualify.comparison import marks_against_defects
 from edge_ad.qualify.first_page import summary
@@ -31,9 +34,26 @@ SKIPPABLE = ("probes", "map", "robustness", "speed")
 log = logging.getLogger(__name__)
 
 
+class Effort(NamedTuple):
+    """How much is measured. photos: that a study takes at most. trials: test marks for each kind and contrast.
+    cells: of the map, along the part. every_strength: of disturbances, instead of halving their ladder."""
+
+    photos: int
+    trials: int
+    cells: int
+    every_strength: bool = False
+
+
+EFFORTS = {
+    "quick": Effort(16, 30, 5),
+    "normal": Effort(40, 60, 8),
+    "thorough": Effort(100, 120, 12, every_strength=True),
+}
+
+
 @dataclass(frozen=True)
 class QualifyOptions:
-    """What to qualify with; the command line's options, in its order."""
+    """What to qualify with; the command line's options, in its order. photos, trials: None takes the effort's."""
 
     good: Path
     bad: Path | None = None
@@ -41,8 +61,8 @@ class QualifyOptions:
     mm_per_pixel: float | None = None
     cycle_ms: float | None = None
     stations: int = 1
-    photos: int = 40
-    trials: int = 60
+    photos: int | None = None
+    trials: int | None = None
     settings: Path | None = None
     station: str = ""
     product: str = ""
@@ -51,21 +71,24 @@ class QualifyOptions:
     backend: str = "auto"
     precision: str = "auto"
     threads: int | None = None
+    effort: str = "normal"
 
     def __post_init__(self) -> None:
+        if self.effort not in EFFORTS:
+            raise ConfigError(f"--effort {self.effort}", f"use one of: {', '.join(EFFORTS)}")
         unknown = sorted(set(self.skip) - set(SKIPPABLE))
         if unknown:
             raise ConfigError(f"--skip {','.join(unknown)}", f"studies that can be left out: {', '.join(SKIPPABLE)}")
 
+    @property
+    def chosen_effort(self) -> Effort:
+        """The effort with the numbers that were asked for by themselves."""
+        effort = EFFORTS[self.effort]
+        return effort._replace(photos=self.photos or effort.photos, trials=self.trials or effort.trials)
 
-def qualify(
-    artifact: Path,
-    options: QualifyOptions,
-    *,
-    say: Callable[[str], None] = lambda text: None,
-    advance: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
-    """The sealed report. say: told of each study as it begins; advance: of each frame.
+
+def qualify(artifact: Path, options: QualifyOptions, *, progress: Progress | None = None) -> dict[str, Any]:
+    """The sealed report.
 
     Raises DataError without good photos that training never saw, ConfigError without a calibrated threshold.
     """
@@ -74,11 +97,12 @@ def qualify(
     good, unreadable = _readable(good, options.good)
     bad, more = ([], []) if options.bad is None else _readable(_defective(options.bad), options.bad)
     parts = [] if options.repeats is None else study.read_repeats(options.repeats)
+    effort, pace = options.chosen_effort, _Pace(progress or NoProgress())
     with _predictor(opened, options) as predictor:
         if predictor.threshold is None:
             raise ConfigError("the artifact has no threshold", "run `edgead calibrate` first")
         subject = Subject(
-            predictor, predictor.threshold, [s.path for s in good], bad, options.photos, advance=advance
+            predictor, predictor.threshold, [s.path for s in good], bad, effort.photos, advance=pace.advance
         )
         calibration = calibration_for(
             opened.manifest, options.product or ("all" if len(opened.manifest.classes) > 1 else "")
@@ -87,6 +111,7 @@ def qualify(
             "format": 1,
             "threshold": predictor.threshold,
             "mm_per_pixel": options.mm_per_pixel,
+            "effort": {"name": options.effort, **effort._asdict()},
             "good_left_out": trained,
             "unreadable": [f"{problem.path}: {problem.reason}" for problem in unreadable + more],
             "identity": identity(opened, predictor.runner, {
@@ -99,22 +124,67 @@ def qualify(
             "false_alarms": lambda: study.false_alarms(subject, calibration, products),
             "real": lambda: limits.real_defects(subject) if bad else None,
             "steadiness": lambda: study.steadiness(subject, parts) if parts else None,
-            "probes": lambda: limits.probe_limits(subject, options.trials),
-            "map": lambda: limits.probe_map(subject),
+            "probes": lambda: limits.probe_limits(subject, effort.trials),
+            "map": lambda: limits.probe_map(subject, effort.cells),
             "robustness": lambda: robustness.robustness(
-                subject, calibration.get("false_alarm_rate"), _seen_spot(report)
+                subject, calibration.get("false_alarm_rate"), _seen_spot(report), every=effort.every_strength
             ),
             "speed": lambda: study.speed(replace(subject, advance=lambda: None), options.cycle_ms, options.stations),
         }
+        studies = {name: measure for name, measure in studies.items() if name not in options.skip}
+        pace.plan({name: n for name, n in _pictures(subject, effort, parts).items() if name in studies})
         for name, measure in studies.items():
-            if name not in options.skip:
-                say(name.replace("_", " "))
+            with pace.study(name):
                 report[name] = measure()
         if report.get("real") and report.get("probes"):
             report["marks_against_defects"] = marks_against_defects(report["real"], report["probes"])
         misses = entries(opened.path, "bad")
         report["confirmed_misses"] = [asdict(one) for one in examine_misses(opened, predictor.runner, misses)]
     return sign_report(report, options.sign)
+
+
+def _pictures(
+    subject: Subject, effort: Effort, parts: Sequence[tuple[str, bool | None, list[Path]]]
+) -> dict[str, int]:
+    """How many pictures each study will score, at most; the map's number is known only to its place."""
+    good, bad = len(subject.good), len(subject.bad)
+    taken = min(good, effort.photos)
+    return {
+        "false_alarms": good,
+        "real": bad,
+        "steadiness": sum(len(shots) for _, _, shots in parts),
+        "probes": limits.pictures(effort.trials),
+        "map": limits.map_pictures(effort.cells),
+        "robustness": robustness.pictures(taken, min(bad, effort.photos) or taken, every=effort.every_strength),
+        "speed": 0,
+    }
+
+
+class _Pace:
+    """Tells a person how far the studies are, and after the first of them how long the others will take."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._planned, self._done = progress, dict[str, int](), 0
+
+    def plan(self, pictures: Mapping[str, int]) -> None:
+        """pictures: by study, how many it will score."""
+        self._planned = dict(pictures)
+
+    def advance(self) -> None:
+        """A picture was scored."""
+        self._done += 1
+        self._progress.advance(1)
+
+    @contextmanager
+    def study(self, name: str) -> Iterator[None]:
+        """While a study is made."""
+        total, self._done, begun = self._planned.pop(name), 0, time.monotonic()
+        self._progress.phase(name.replace("_", " "), total)
+        yield
+        self._progress.advance(max(0, total - self._done))  # most need fewer than they may
+        if name == "false_alarms" and self._done and (rest := sum(self._planned.values())):
+            minutes = rest * (time.monotonic() - begun) / self._done / 60
+            self._progress.say(f"up to {rest} pictures are left to score: {max(1, round(minutes))} min at this pace")
 
 
 def write_report(report: Mapping[str, Any], out: Path) -> list[str]:

@@ -229,7 +229,7 @@ def _robustness(document: Document, found: Mapping[str, Any]) -> None:
         "good parts are rejected than promised, or fewer defects found, beyond chance (95 %). The drift watch "
         "is the one "
         f"that runs on the line; it saw up to {found['watched']} accepted parts drawn with replacement from "
-        "these photos.",
+        f"these photos. {_which_strengths(found)}",
     )
     rows = []
     for row in found["rows"]:
@@ -241,7 +241,7 @@ def _robustness(document: Document, found: Mapping[str, Any]) -> None:
         warned = None if row["warns"] is None else steps[row["warns"]]["warning"]
         what = "-" if warned is None else f"{warned['number']} {warned['side']}, after {warned['parts']} parts"
         timely = {None: "nothing broke", True: "yes", False: "NO"}[row["warned_in_time"]]
-        tried = " ".join(f"{step['strength']:g}" for step in steps)
+        tried = " ".join(f"{step['strength']:g}" for step in steps if len(step) > 1)
         rows.append(
             [
                 f"{row['name']}, {row['unit']}",
@@ -269,7 +269,18 @@ def _robustness(document: Document, found: Mapping[str, Any]) -> None:
             "warning", f"The drift watch did not warn in time of: {', '.join(late)}. Check these by golden parts."
         )
     document.add("chart", "Good parts rejected and defects found, over the strength",
-                 chart=robustness_chart(found["rows"], found["good"], found["defects"]))  # fmt: skip
+                 chart=robustness_chart(found))  # fmt: skip
+
+
+def _which_strengths(found: Mapping[str, Any]) -> str:
+    """How the strengths were chosen, and what is taken for granted thereby."""
+    if found["every"]:
+        return "Every strength listed was tried."
+    ladders = [" ".join(f"{step['strength']:g}" for step in row["steps"]) for row in found["rows"]]
+    return (
+        "Strengths were tried by halving the ladder, as if what breaks at one broke at all greater ones "
+        f"(--effort thorough tries every one): {'; '.join(ladders)}."
+    )
 
 
 def _identity(document: Document, report: Mapping[str, Any]) -> None:

@@ -30,8 +30,7 @@ def false_alarms(subject: Subject, calibration: Mapping[str, Any], products: Seq
     products: of each good photo, where the artifact knows several.
     """
     scores, pixels = [], []
-    for path in subject.good:
-        (prediction,) = subject.predict([read_image(path)])
+    for prediction in subject.predict_photos(subject.good):
         scores.append(prediction.image_score)
         pixels.append(_marked_regions(prediction.pixel_scores, calibration.get("pixel_threshold")))
     above = np.array(scores) > subject.threshold
@@ -120,7 +119,7 @@ def steadiness(subject: Subject, parts: Sequence[tuple[str, bool | None, list[Pa
 
 def speed(subject: Subject, cycle_ms: float | None, stations: int = 1, calls: int = 200) -> dict[str, Any]:
     """Milliseconds from a decoded picture to its score, each of `stations` threads asking as fast as it can."""
-    frame = read_image(subject.good[0])
+    frame = subject.reader.read(subject.good[0])
     for _ in range(3):
         subject.predictor.predict_batch([frame])
     times: list[float] = []
