@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,6 +45,7 @@ def command(
     from edge_ad.calibrate.confirmed import examine_misses, refuse_passed
     from edge_ad.cli.chosen import chosen_artifact
     from edge_ad.data import feedback
+    from edge_ad.data.changes import add_change
     from edge_ad.errors import ConfigError
     from edge_ad.runtime.engines.opening import choose_precision, open_runner
     from edge_ad.runtime.products import calibration_for
@@ -57,6 +57,7 @@ def command(
         if missed or rejected:
             raise ConfigError("--forget with --missed or --rejected", "do one after the other")
         feedback.forget(artifact, forget)
+        add_change(opened, "forget", f"{forget} was taken out" + (f": {note}" if note else ""), by)
         return console.print(f"taken out: {forget}")
     known = _known(settings, station, product, by, note)
     if missed:
@@ -87,6 +88,7 @@ def command(
 
 def _known(settings: Path | None, station: str, product: str, by: str, note: str) -> Known:
     from edge_ad.config import to_plain
+    from edge_ad.data.changes import user
     from edge_ad.data.feedback import Known
     from edge_ad.runtime.settings import read_station
 
@@ -95,11 +97,4 @@ def _known(settings: Path | None, station: str, product: str, by: str, note: str
     if place is not None:
         tables = {"frame": to_plain(place.frame), "policy": {"regions": to_plain(place.policy.regions)}}
         product = product or place.product
-    return Known(product=product, station=tables, by=by or _user(), note=note)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container's user without a name
-        return ""
+    return Known(product=product, station=tables, by=by or user(), note=note)

@@ -43,6 +43,9 @@ def command(
     ] = None,
     station: Annotated[str, typer.Option(help="Which of the settings' stations, where they have several.")] = "",
     product: Annotated[str, typer.Option(help="Whose threshold holds, where the artifact knows several.")] = "",
+    store: Annotated[
+        Path | None, typer.Option(help="The line's verdicts.sqlite: who released, labelled and changed what, when.")
+    ] = None,
     skip: Annotated[str, typer.Option(help="Studies to leave out: probes,map,robustness,speed.")] = "",
     sign: Annotated[Path | None, typer.Option(help="Sign report.json with this Ed25519 key (PEM).")] = None,
     verify: Annotated[Path | None, typer.Option(help="Only check that this report.json was not changed.")] = None,
@@ -72,7 +75,7 @@ def command(
     artifact = chosen_artifact(artifact)
     options = QualifyOptions(
         good, bad, repeats, mm_per_pixel, cycle_ms, stations, photos, trials, settings, station, product,
-        tuple(filter(None, skip.split(","))), sign, backend, precision, threads, effort,
+        tuple(filter(None, skip.split(","))), sign, backend, precision, threads, effort, store,
     )  # fmt: skip
     check_folder(out)
     with TerminalProgress() as progress:

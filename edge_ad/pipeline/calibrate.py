@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from edge_ad.calibrate.calibration import (
 from edge_ad.calibrate.confirmed import MissResult, examine_misses, refuse_passed
 from edge_ad.calibrate.defects import defective_frames
 from edge_ad.calibrate.golden import add_golden_photos
+from edge_ad.data.changes import as_report, change, changes
 from edge_ad.data.feedback import inherit
 from edge_ad.data.held_out import training_photos
 from edge_ad.data.loader import log_left_out
@@ -117,12 +118,22 @@ def calibrate(
         after = with_product(before, record, own) if own else record
         _need_caught(examine_misses(opened, runner, calibration=after), scores, progress)
     log_left_out([*photos.left_out, *broken])
-    if out is not None:
-        opened = _copied(opened, out, used)
-    opened.update(calibration=after)
+    opened = opened if out is None else _copied(opened, out, used)
+    said = change(opened, "calibrate", _new_threshold(before, record, own))
+    opened.update(calibration=after, reports=as_report([*changes(opened.manifest), said]))
     known = (before or {}).get("score_quantiles", ())
     moved = median_shift(known, scores.image_scores) if len(known) == 101 else None
     return Calibrated(opened, record, scores, tuple(used), rows, moved)
+
+
+def _new_threshold(before: Mapping[str, Any] | None, record: Mapping[str, Any], product: str) -> str:
+    """The change in words."""
+    earlier = ((before or {}).get("per_class") or {}).get(product, {}) if product else before or {}
+    was = earlier.get("image_threshold")
+    return (
+        f"threshold{product and f' of {product}'} {'none' if was is None else f'{was:.4g}'} -> "
+        f"{record['image_threshold']:.4g} from {record['normals']} good parts: {record['promise']}"
+    )
 
 
 def _check_target(artifact: Artifact, out: Path | None) -> None:

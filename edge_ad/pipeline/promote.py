@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from edge_ad.artifact import MANIFEST, Artifact
 from edge_ad.calibrate.calibration import score_photos
 from edge_ad.calibrate.confirmed import check_confirmed_misses
 from edge_ad.calibrate.threshold import clopper_pearson
+from edge_ad.data.changes import Change, as_report, change, changes
 from edge_ad.data.feedback import inherit
 from edge_ad.data.held_out import photo_folders_of, relative_folders, training_photos
 from edge_ad.data.samples import Sample, scan
@@ -75,6 +76,7 @@ def promote(
             f"{candidate} was not promoted, {place} stays: {'; '.join(check.says for check in failed)}",
             "mend that, or promote it all the same with --force",
         )
+    said = _changes(candidate, place, checks)
     earlier = None
     if (place / MANIFEST).exists():
         earlier = place.with_name(place.name + EARLIER)
@@ -83,11 +85,24 @@ def promote(
         else:  # back to the earlier one: they change places
             parked = earlier.with_name(f"{earlier.name}.parked")
             _copy(place, parked)
-            candidate = _take(candidate, place)
+            candidate = _take(candidate, place, said)
             parked.rename(earlier)
             return Promotion(place, earlier, checks)
-    _take(candidate, place)
+    _take(candidate, place, said)
     return Promotion(place, earlier, checks)
+
+
+def _changes(candidate: Path, place: Path, checks: Sequence[Check]) -> list[Change]:
+    """Both detectors' changes until now, and that the candidate takes the place, with what its checks said."""
+    new, text = Artifact.open(candidate), f"{candidate.name} took the place of none"
+    known = changes(new.manifest)
+    if (place / MANIFEST).exists():
+        old = Artifact.open(place)
+        known += changes(old.manifest)
+        text = f"{candidate.name} took the place of {old.digest()[:16]}"
+    failed = [check.says for check in checks if check.passed is False]
+    text += f"; by force, although: {'; '.join(failed)}" if failed else f"; {len(checks)} checks, none failed"
+    return [*known, change(new, "promote", text)]
 
 
 def examine(candidate: Path, replaces: Path | None, normals: Path | None) -> list[Check]:
@@ -152,20 +167,21 @@ def _misses(artifact: Artifact, replaces: Path | None) -> Check:
     return Check("confirmed misses", True, f"all {len(found)} caught" if found else "none filed")
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Copy the artifact in one step, with its feedback, under the new folder's name."""
+def _copy(source: Path, target: Path, said: Sequence[Change] = ()) -> None:
+    """Copy the artifact in one step, with its feedback, under the new folder's name. said: its changes."""
     opened = Artifact.open(source)
     training = dict(opened.manifest.training)
     with suppress(DataError):  # photos that are gone are found from nowhere
         training["photos"] = relative_folders(photo_folders_of(opened), target)
-    manifest = dataclasses.replace(opened.manifest, name=target.name, training=training)
+    reports = opened.manifest.reports | (as_report(said) if said else {})
+    manifest = dataclasses.replace(opened.manifest, name=target.name, training=training, reports=reports)
     Artifact.create(target, manifest, {name: source / name for name in opened.manifest.files})
     inherit(source, target)
 
 
-def _take(candidate: Path, place: Path) -> Path:
+def _take(candidate: Path, place: Path, said: Sequence[Change]) -> Path:
     """Put the candidate at `place` in one step, and remove it where it was."""
-    _copy(candidate, place)
+    _copy(candidate, place, said)
     shutil.rmtree(candidate)
     return place
 

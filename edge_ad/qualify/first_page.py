@@ -57,6 +57,8 @@ def not_measured(report: Mapping[str, Any]) -> list[str]:
         missing.append("Whether it is fast enough for the line (give --cycle-ms)")
     if report.get("robustness") and not report["robustness"]["real"]:
         missing.append("Robustness on real defects: test marks stand in for them")
+    if report["accepted"]["store"] is None:
+        missing.append("What people did on the line: releases, labels, changes (give --store)")
     missing.append("Defects of kinds that are neither among the real ones shown nor like a spot or a thin scratch")
     missing.append("Other cameras, lenses, lamps and machines than those of these photos and this computer")
     return missing

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import datetime
-import getpass
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
-import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edge_ad import __version__
 from edge_ad.artifact import MANIFEST, Artifact, hash_file, photo_key
+from edge_ad.data.changes import changes, person
+from edge_ad.data.feedback import entries
 from edge_ad.errors import DataError
 from edge_ad.runtime.engines.runner import Runner
+from edge_ad.runtime.sinks.store import read_events
 
 PACKAGES = ("numpy", "opencv-python-headless", "onnxruntime", "openvino", "tensorrt", "scipy")
+EVENTS = 10_000  # of a store, the newest
+ROUTINE = ("golden-due", "golden-part", "golden-passed")  # kinds of events that are counted only
+ON_PAGE = ("labelled", "drift-acknowledged")
 PROOF = ("sha256", "signature", "public_key")
 
 
@@ -45,7 +49,39 @@ def identity(artifact: Artifact, runner: Runner, photos: Mapping[str, Sequence[P
         "machine": {"system": platform.platform(), "processor": platform.processor(), "cores": os.cpu_count()},
         "photos": {name: _photo_set(paths) for name, paths in photos.items() if paths},
         "measured": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "measured_by": f"{_user()}@{socket.gethostname()}",
+        "measured_by": person(),
+    }
+
+
+def accepted(artifact: Artifact, store: Path | None) -> dict[str, Any]:
+    """Who accepted what, when: the artifact's changes, its feedback, and what was done on the line, oldest first.
+
+    store: of the line that judges by it; None for none. routine: how often golden parts were shown and judged right,
+    by kind of event. DataError: there is no such store.
+    """
+    rows = [
+        {"time": one.time, "by": one.by, "kind": one.kind, "text": one.text} for one in changes(artifact.manifest)
+    ]
+    for kind, what in (("bad", "confirmed miss filed"), ("good", "rejected good part filed")):
+        for entry in entries(artifact.path, kind):  # type: ignore[arg-type]
+            known = entry.known
+            text = f"{entry.name}{f': {known.note}' if known.note else ''}"
+            rows.append({"time": known.time, "by": known.by, "kind": what, "text": text})
+    routine: dict[str, int] = {}
+    for event in [] if store is None else read_events(store, EVENTS):
+        if event.kind in ROUTINE:
+            routine[event.kind] = routine.get(event.kind, 0) + 1
+            continue
+        when = datetime.datetime.fromtimestamp(event.time_ns / 1e9, datetime.timezone.utc)
+        by = event.facts.get("by") or ("operator page" if event.kind in ON_PAGE else "the line")
+        where = f"{event.source}: " if event.source else ""
+        rows.append(
+            {"time": when.isoformat(timespec="seconds"), "by": by, "kind": event.kind, "text": where + event.text}
+        )
+    return {
+        "store": None if store is None else str(store),
+        "rows": sorted(rows, key=lambda row: str(row["time"])),
+        "routine": routine,
     }
 
 
@@ -57,13 +93,6 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's number without a name
-        return f"uid {os.getuid()}"
 
 
 def _photo_set(paths: Sequence[Path]) -> dict[str, Any]:

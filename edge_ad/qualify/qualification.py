@@ -21,7 +21,7 @@ from edge_ad.progress import NoProgress, Progress
 from edge_ad.qualify import limits, robustness, study
 from edge_ad.qualify.comparison import marks_against_defects
 from edge_ad.qualify.first_page import summary
-from edge_ad.qualify.identity import identity, sign_report
+from edge_ad.qualify.identity import accepted, identity, sign_report
 from edge_ad.qualify.report import write_document
 from edge_ad.qualify.subject import Subject
 from edge_ad.runtime.engines.opening import choose_precision, open_runner
@@ -72,6 +72,7 @@ class QualifyOptions:
     precision: str = "auto"
     threads: int | None = None
     effort: str = "normal"
+    store: Path | None = None
 
     def __post_init__(self) -> None:
         if self.effort not in EFFORTS:
@@ -118,6 +119,7 @@ def qualify(artifact: Path, options: QualifyOptions, *, progress: Progress | Non
                 "good": subject.good, "bad": [s.path for s in bad],
                 "repeats": [photo for _, _, shots in parts for photo in shots],
             }),
+            "accepted": accepted(opened, options.store),
         }  # fmt: skip
         products = [s.category for s in good] if len(opened.manifest.classes) > 1 else ()
         studies: dict[str, Callable[[], Any]] = {

@@ -10,6 +10,8 @@ from edge_ad.qualify.charts import map_chart, pod_chart, repeat_chart, robustnes
 from edge_ad.qualify.document import Document
 from edge_ad.qualify.first_page import add_first_page, alarm_text
 
+ACCEPTED = 60  # rows of who accepted what that are printed
+
 
 def write_document(report: Mapping[str, Any]) -> Document:
     """The whole report. report: as `edgead qualify` writes it to report.json."""
@@ -297,6 +299,7 @@ def _identity(document: Document, report: Mapping[str, Any]) -> None:
 
     walk("", report["identity"])
     document.add("table", rows=[["what", "value"], *flat])
+    _accepted(document, report["accepted"])
     proof = "signature" in report
     document.add(
         "text",
@@ -304,3 +307,21 @@ def _identity(document: Document, report: Mapping[str, Any]) -> None:
         + (f"Signed (Ed25519) with the key {report['public_key']}. " if proof else "Not signed (--sign KEY). ")
         + "Check it with: edgead qualify --verify report.json",
     )
+
+
+def _accepted(document: Document, found: Mapping[str, Any]) -> None:
+    rows = [[row["time"], row["by"], row["kind"], row["text"]] for row in found["rows"]]
+    if rows:
+        document.add(
+            "table", "Who accepted what, when (UTC)", rows=[["when", "who", "what", "in words"], *rows[-ACCEPTED:]]
+        )
+    said = [f"The {ACCEPTED} newest of {len(rows)} are shown; report.json has all."] if len(rows) > ACCEPTED else []
+    if not rows:
+        said.append("Nobody changed a threshold, promoted a detector or filed a part, as far as the artifact knows.")
+    if found["store"] is None:
+        said.append("What was done on the line is not here: name its store with --store.")
+    elif found["routine"]:
+        counts = ", ".join(f"{kind} {count} times" for kind, count in sorted(found["routine"].items()))
+        said.append(f"Routine on the line, not listed: {counts}.")
+    if said:
+        document.add("text", " ".join(said))

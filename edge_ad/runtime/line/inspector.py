@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_ad.errors import ConfigError
-from edge_ad.runtime.engines.loaded import Engine
+from edge_ad.runtime.engines.loaded import Engine, LoadedArtifact
 from edge_ad.runtime.line.golden import GoldenGate
 from edge_ad.runtime.line.station import Station
 from edge_ad.runtime.settings import RunSettings
@@ -195,7 +196,25 @@ class Inspector:
         """Beside the loop: loading a large graph takes seconds, and building an engine minutes."""
         while self.settings.engine.reload and not self._stop.wait(RELOAD_S):
             for engine in self.engines.values():
-                engine.reload_if_changed()
+                before = engine.loaded
+                if engine.reload_if_changed():
+                    self._note_change(engine, before)
+
+    def _note_change(self, engine: Engine, before: LoadedArtifact) -> None:
+        """Write down, for each station that judges by it, which artifact and threshold are in force now."""
+        after = engine.loaded
+        for station in self.stations:
+            if station.engine is not engine:
+                continue
+            was, now = (station.calibration(one).get("image_threshold") for one in (before, after))
+            facts = {"from": before.digest, "to": after.digest, "threshold_from": was, "threshold_to": now}
+            text = f"artifact {before.digest} -> {after.digest}, threshold {_figure(was)} -> {_figure(now)}"
+            if (before.digest, was) == (after.digest, now):
+                continue  # only reports in the manifest changed
+            try:
+                self.store.add_event(station.name, "artifact-changed", text, facts)
+            except sqlite3.Error as error:  # a full disk must not stop the line
+                log.error("%s: %s could not be stored: %s", station.name, text, error)
 
     def _golden_loop(self) -> None:
         while self.gates and not self._stop.wait(GOLDEN_S):
@@ -213,3 +232,7 @@ class Inspector:
         for engine in self.engines.values():
             engine.close()
         self.store.close()
+
+
+def _figure(threshold: float | None) -> str:
+    return "none" if threshold is None else f"{threshold:.4g}"

@@ -238,6 +238,7 @@ def _writing(app: FastAPI, view: LineView, data: PageData, sessions: Sessions | 
         if view.drift is None:
             raise HTTPException(404, "drift is not watched")
         view.drift.acknowledge()
+        data.note("", "drift-acknowledged", "drift was acknowledged on the page")
         return {"ok": True}
 
     @app.post("/api/login", responses={**refused, 401: {"description": "not the token"}, 429: {}})

@@ -7,6 +7,7 @@ other. Answers that every open page asks for again and again are kept for a mome
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sqlite3
 import threading
@@ -37,6 +38,7 @@ WHERE = {
 ROW = "seq, id, time_ns, source, part, decision, score, threshold, boxes, area, reason, latency_ms, review"
 SAMPLED = 20_000  # rows at most that a chart's percentiles are taken from
 BINS = 60
+log = logging.getLogger(__name__)
 
 
 class Newest(NamedTuple):
@@ -150,9 +152,19 @@ class PageData:
         if self.view.recalibration is not None:
             self.view.recalibration.label(id, label, picture)
         filed = self.view.file_label(found, label, picture)
+        said = f"was called {label}" if label else "was no longer called anything"
+        text = f"part {found['part'] or id}, judged {found['decision']}, {said} on the page"
+        self.note(found["source"], "labelled", f"{text}. {filed}" if filed else text, {"id": id, "label": label})
         self._kept.clear()
         labelled = self.verdict(id)
         return labelled and labelled | {"filed": filed}
+
+    def note(self, source: str, kind: str, text: str, facts: Mapping[str, Any] | None = None) -> None:
+        """Writes down what was done on the page, as the store has it; a full disk is logged."""
+        try:
+            self.view.store.add_event(source, kind, text, facts)
+        except sqlite3.Error as error:
+            log.error("%s could not be stored: %s", text, error)
 
     def picture(self, id: str, kind: PictureKind) -> Path | None:
         """The file kept of a verdict, or None."""

@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -148,12 +148,7 @@ class Store:
     def events(self, source: str | None = None, limit: int = 100) -> list[Event]:
         """What was done, newest first, at most `limit`; at one station, or at all with None."""
         with self._lock:
-            rows = self._db.execute(
-                "SELECT time_ns, source, kind, text, facts FROM events WHERE ? IS NULL OR source = ? "
-                "ORDER BY seq DESC LIMIT ?",
-                (source, source, limit),
-            ).fetchall()
-        return [Event(int(row[0]), str(row[1]), str(row[2]), str(row[3]), json.loads(row[4])) for row in rows]
+            return _events(self._db, source, limit)
 
     def undelivered(self, sink: str, limit: int = 100) -> list[StoredVerdict]:
         """Verdicts that the sink hasn't delivered, oldest first."""
@@ -270,6 +265,32 @@ class Store:
         with self._lock:
             rows = self._db.execute(f"SELECT {COLUMNS}, seq, review FROM verdicts {clause}", tuple(values)).fetchall()
         return [_stored(row) for row in rows]
+
+
+def read_events(path: str | Path, limit: int = 1000) -> list[Event]:
+    """What people and the line did, newest first, of a store that a line may be writing to; nothing is changed.
+
+    DataError: there is no such store.
+    """
+    try:
+        uri = Path(path).absolute().as_uri() + "?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=10)) as db:
+            if int(db.execute("PRAGMA application_id").fetchone()[0]) != APPLICATION_ID:
+                raise DataError(f"{path} is no verdict store", "name the line's verdicts.sqlite")
+            if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'events'").fetchone():
+                return []  # of a version that kept none
+            return _events(db, None, limit)
+    except sqlite3.Error as error:
+        raise DataError(f"can't read the verdict store {path}: {error}", "name the line's verdicts.sqlite") from error
+
+
+def _events(db: sqlite3.Connection, source: str | None, limit: int) -> list[Event]:
+    rows = db.execute(
+        "SELECT time_ns, source, kind, text, facts FROM events WHERE ? IS NULL OR source = ? "
+        "ORDER BY seq DESC LIMIT ?",
+        (source, source, limit),
+    ).fetchall()
+    return [Event(int(row[0]), str(row[1]), str(row[2]), str(row[3]), json.loads(row[4])) for row in rows]
 
 
 _OPEN_HINT = "choose a folder (--out) that is writable and has free space"

@@ -10,6 +10,7 @@ import pytest
 
 from edge_ad.artifact import Artifact, photo_key
 from edge_ad.cli import main
+from edge_ad.data.changes import changes, person
 from edge_ad.data.images import write_image
 from edge_ad.runtime.engines.runner import GRAPHS
 from edge_ad.workspace import Workspace
@@ -127,8 +128,17 @@ def test_a_candidate_takes_the_place_after_checks_and_the_way_back_is_open(capsy
     assert not Path("detectors/photos-2").exists()
     assert Artifact.open("detectors/photos-earlier").manifest.calibration == first
 
+    said = changes(now.manifest)
+    assert [one.kind for one in said] == ["calibrate", "calibrate", "promote"]  # the first one's, too
+    assert "threshold none -> " in said[0].text
+    assert "at most 0.2 of good parts" in said[1].text
+    assert said[2].by == person()
+    assert said[2].text.endswith("4 checks, none failed")
+    assert f"photos-2 took the place of {Artifact.open('detectors/photos-earlier').digest()[:16]}" in said[2].text
+
     code, out, err = run(capsys, "promote", "photos-earlier")
     assert code == 0, err
+    assert [one.kind for one in changes(Artifact.open("detectors/photos").manifest)].count("promote") == 2
     assert Artifact.open("detectors/photos").manifest.calibration == first
     assert Artifact.open("detectors/photos-earlier").manifest.calibration["false_alarm_rate"] == 0.2
 
@@ -141,6 +151,10 @@ def test_a_candidate_that_breaks_its_promise_stays_beside(capsys, shop, small_ar
     code, _, err = run(capsys, "promote")
     assert code == 1
     assert "16 of 16 good parts rejected, at most 1 in 17 promised" in err
+    shutil.copytree(candidate.path, "detectors/spare")
+    assert run(capsys, "promote", "spare", "--to", "other", "--force")[0] == 0
+    said = changes(Artifact.open("other").manifest)[-1].text
+    assert said.startswith("spare took the place of none; by force, although: 16 of 16 good parts rejected")
     (candidate.path / "model.onnx").write_bytes(b"")
     code, _, err = run(capsys, "promote", "--force")
     assert code == 1

@@ -14,10 +14,13 @@ pytest.importorskip("cryptography")
 
 from edge_ad.artifact import PHOTOS, photo_key
 from edge_ad.cli import main
+from edge_ad.data.changes import person
+from edge_ad.data.feedback import Known, add
 from edge_ad.data.images import write_image
 from edge_ad.errors import DataError
 from edge_ad.qualify.identity import verify
 from edge_ad.qualify.study import read_repeats
+from edge_ad.runtime.sinks.store import Store
 
 
 def run(*arguments):
@@ -54,8 +57,26 @@ def calibrated(small_artifact, photos, capsys):
 def test_one_report_with_the_same_figures_in_three_forms(calibrated, photos, tmp_path, capsys):
     key = tmp_path / "key.pem"
     subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", key], check=True, capture_output=True)
+    with Store(tmp_path / "verdicts.sqlite") as store:
+        store.add_event("camera", "golden-part", "a part")
+        store.add_event("camera", "golden-released", "released by Eve: lamp changed", {"by": "Eve"})
+        store.add_event("camera", "labelled", "part 7 was called defect on the page")
+    add(calibrated, "bad", photos / "bad" / "spot" / "000.png", Known(by="Ada", note="complaint 12"))
     out = tmp_path / "report"
-    options = ["--bad", photos, "--repeats", tmp_path / "repeats", "--photos", 12, "--trials", 12, "--cycle-ms", 1000]
+    options = [
+        "--store",
+        store.path,
+        "--bad",
+        photos,
+        "--repeats",
+        tmp_path / "repeats",
+        "--photos",
+        12,
+        "--trials",
+        12,
+        "--cycle-ms",
+        1000,
+    ]
     code = run("qualify", calibrated, "--good", photos, *options, "--mm-per-pixel", 0.5, "--out", out, "--sign", key)
     printed, _ = capsys.readouterr()
     assert code == 0
@@ -86,6 +107,18 @@ def test_one_report_with_the_same_figures_in_three_forms(calibrated, photos, tmp
         "count": 40, "different": 40, "sha256": report["identity"]["photos"]["good"]["sha256"],
     }  # fmt: skip
 
+    accepted = report["accepted"]
+    assert {(row["by"], row["kind"]) for row in accepted["rows"]} == {
+        (person(), "calibrate"), ("Eve", "golden-released"), ("operator page", "labelled"),
+        ("Ada", "confirmed miss filed"),
+    }  # fmt: skip
+    times = [row["time"] for row in accepted["rows"]]
+    assert times == sorted(times)
+    assert accepted["routine"] == {"golden-part": 1}
+    assert report["effort"] == {"name": "normal", "photos": 12, "trials": 12, "cells": 8, "every_strength": False}
+    for text in ("camera: released by Eve: lamp changed", "bad/000.png: complaint 12", "golden-part 1 times"):
+        assert text in html
+
     assert pdf.startswith(b"%PDF")
     for text in (
         report["sha256"],
@@ -110,7 +143,15 @@ def test_what_was_not_measured_is_named_first(calibrated, photos, tmp_path, caps
     assert run("qualify", calibrated, "--good", photos / "good", "--skip", skipped, "--out", out) == 0
     html = (out / "report.html").read_text()
     first = html[: html.index("<hr>")]
-    for text in ("real defects", "detection limit", "Steadiness", "light, lens or fixture", "Speed", "millimetres"):
+    for text in (
+        "real defects",
+        "detection limit",
+        "Steadiness",
+        "light, lens or fixture",
+        "Speed",
+        "millimetres",
+        "on the line",
+    ):
         assert text in first
     assert run("qualify", "--verify", out / "report.json") == 0
     assert "not signed" in capsys.readouterr().out
@@ -139,6 +180,7 @@ def test_photos_that_training_saw_prove_nothing(calibrated, photos, tmp_path, ca
         (["--verify", "nowhere.json"], "can't read nowhere.json"),
         (["{artifact}", "--good", "{good}"], "has no threshold"),
         (["{artifact}", "--good", "{good}", "--skip", "sleep"], "--skip sleep"),
+        (["{artifact}", "--good", "{good}", "--effort", "lazy"], "use one of: quick, normal, thorough"),
     ],
 )
 def test_what_cannot_be_done_is_said(small_artifact, photos, arguments, says, capsys):

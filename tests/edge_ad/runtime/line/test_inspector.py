@@ -4,6 +4,7 @@ import threading
 import time
 import urllib.request
 from contextlib import suppress
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ from edge_ad.runtime.line.inspector import Inspector
 from edge_ad.runtime.settings import EngineSettings
 from edge_ad.runtime.sinks.base import Sink
 from edge_ad.runtime.sinks.files import ImageSink, VideoSink
-from edge_ad.runtime.sinks.store import Store
+from edge_ad.runtime.sinks.store import Store, read_events
 
 
 class Running:
@@ -309,6 +310,27 @@ def test_reload_misses_no_part_and_refuses_a_tampered_artifact(run_settings, cam
     frames = [v.frame for v in verdicts]
     assert frames == list(range(len(frames)))  # not one was missed
     assert not [v for v in verdicts if v.decision == "ERROR"]
+    (event,) = read_events(Path(settings.out) / "verdicts.sqlite")
+    assert (event.kind, event.source) == ("artifact-changed", running.inspector.stations[0].name)
+    assert (event.facts["from"], event.facts["to"]) == (before, engine.loaded.digest)
+    assert f"threshold {event.facts['threshold_to']:.4g} -> " in event.text
+
+
+def test_a_new_threshold_is_an_event_and_a_report_is_none(run_settings, cameras, product, wait_for):
+    with cameras.MjpegServer(picture=product[0], fps=40) as server:
+        settings = run_settings(station(server.url))
+        running = Running(settings)
+        engine = next(iter(running.inspector.engines.values()))
+        artifact = Artifact.open(settings.artifact)
+        was = artifact.manifest.calibration
+        for count, change in enumerate([{"reports": {"n": 1}}, {"calibration": {**was, "image_threshold": 123.5}}]):
+            artifact.update(**change)
+            wait_for(lambda count=count: engine.reloads == count + 1)
+        store = Path(settings.out) / "verdicts.sqlite"
+        wait_for(lambda: read_events(store))
+        running.stop()
+    (event,) = read_events(store)
+    assert (event.facts["threshold_from"], event.facts["threshold_to"]) == (was["image_threshold"], 123.5)
 
 
 def test_clock_jumps_change_no_latency_and_no_order(run_settings, part_folder, stored, monkeypatch):

@@ -130,6 +130,11 @@ def test_a_label_is_stored_and_feeds_the_recalibration(page, line):
     page("POST", path, json={"label": None}, headers=WRITE)
     assert line.store.get(row["id"]).review is None
     assert (good.exists(), bad.exists()) == (False, False)
+    said = [event.text for event in reversed(line.store.events()) if event.kind == "labelled"]
+    assert said[0] == f"part {row['part']}, judged {row['decision']}, was called good on the page"
+    assert [text.partition("was ")[2] for text in said[1:]] == [
+        "called defect on the page", "no longer called anything on the page",
+    ]  # fmt: skip
     assert page("POST", "/api/verdicts/none/label", json={"label": "good"}, headers=WRITE).status_code == 404
     assert page("POST", path, json={"label": "maybe"}, headers=WRITE).status_code == 422
 
@@ -150,9 +155,10 @@ def test_writes_from_other_pages_are_refused(page, headers):
     assert page("POST", "/api/drift/acknowledge", json={}, headers=headers).status_code == 403
 
 
-def test_writes_from_the_page_itself_are_taken(page):
+def test_writes_from_the_page_itself_are_taken(page, line):
     same = {**WRITE, "Origin": "http://127.0.0.1:8080", "Sec-Fetch-Site": "same-origin"}
     assert page("POST", "/api/drift/acknowledge", json={}, headers=same).status_code == 200
+    assert line.store.events(limit=1)[0].kind == "drift-acknowledged"
     assert page("POST", "/api/drift/acknowledge", content=b" " * 70_000, headers=WRITE).status_code == 413
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_ad.errors import DataError
-from edge_ad.runtime.sinks.store import Store
+from edge_ad.runtime.sinks.store import Store, read_events
 from edge_ad.runtime.verdict import DefectBox, Verdict, new_id
 
 
@@ -233,3 +233,22 @@ def test_threads_share_a_store(tmp_path):
         for thread in threads:
             thread.join()
         assert store.count() == 200
+
+
+def test_events_are_read_while_a_line_writes_and_nothing_is_made(tmp_path):
+    with Store(tmp_path / "v.sqlite") as store:
+        store.add_event("camera", "golden-released", "released by Eve", {"by": "Eve"})
+        store.add_event("", "drift-acknowledged", "seen")
+        assert read_events(store.path) == store.events()
+        assert [event.kind for event in read_events(store.path, limit=1)] == ["drift-acknowledged"]
+    with pytest.raises(DataError, match="can't read the verdict store"):
+        read_events(tmp_path / "none.sqlite")
+    assert not (tmp_path / "none.sqlite").exists()
+    with sqlite3.connect(tmp_path / "other.sqlite") as other:
+        other.execute("CREATE TABLE events (x)")
+    other.close()
+    with pytest.raises(DataError, match="is no verdict store"):
+        read_events(tmp_path / "other.sqlite")
+    (tmp_path / "text.sqlite").write_text("none")
+    with pytest.raises(DataError, match="can't read the verdict store"):
+        read_events(tmp_path / "text.sqlite")
