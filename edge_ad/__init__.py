@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from edge_ad.pipeline.ablate import ablate
     from edge_ad.pipeline.calibrate import calibrate
     from edge_ad.pipeline.evaluate import evaluate
+    from edge_ad.pipeline.explain import explain
     from edge_ad.pipeline.export import export
     from edge_ad.pipeline.synth import synth
     from edge_ad.pipeline.train import train
@@ -23,6 +24,7 @@ __all__ = [
     "ablate",
     "calibrate",
     "evaluate",
+    "explain",
     "export",
     "load",
     "synth",
@@ -33,7 +35,7 @@ _HOMES = {
     "Prediction": "edge_ad.runtime.prediction",
     **dict.fromkeys(("Predictor", "load"), "edge_ad.runtime.predictor"),
     **dict.fromkeys(("calibrate", "export"), ""),  # packages that can be called, see edge_ad.verbs
-    **{verb: f"edge_ad.pipeline.{verb}" for verb in ("ablate", "evaluate", "synth", "train")},
+    **{verb: f"edge_ad.pipeline.{verb}" for verb in ("ablate", "evaluate", "explain", "synth", "train")},
 }
 
 

@@ -28,6 +28,7 @@ VERBS = {
     "list": "Show the detectors of this folder, and which one is current.",
     "use": "Choose the detector that the other verbs take when none is named.",
     "promote": "Check a newly trained detector and put it in the place of the one on the line.",
+    "explain": "Say why a photo got its score, beside the nearest patch of a good part.",
     "compare": "Run two engines or precisions on the same photos.",
     "run": "Inspect a camera, video or folder and record every verdict.",
     "bench": "Time kernels, models and the running loop.",

@@ -98,10 +98,10 @@ def draw_banner(frame: Frame, decision: str, text: str = "") -> Frame:
     drawn = frame.copy()
     drawn[:height] = COLOURS.get(decision, COLOURS["ERROR"])
     size, margin = height * 0.75, height // 4
-    used = _write(drawn, decision, (margin, height // 2), size, (255, 255, 255), bold=True)
+    used = write_text(drawn, decision, (margin, height // 2), size, (255, 255, 255), bold=True)
     room = frame.shape[1] - used - 3 * margin
     if text and room > height:
-        _write(drawn, text, (margin + used + margin, height // 2), size * 0.85, (255, 255, 255), room)
+        write_text(drawn, text, (margin + used + margin, height // 2), size * 0.85, (255, 255, 255), room)
     return drawn
 
 
@@ -199,14 +199,14 @@ _LINE = 22
 
 def _title_band(title: str, width: int) -> Frame:
     band = np.full((_LINE + 14, width, 3), _PAPER, np.uint8)
-    _write(band, title, (_GAP, band.shape[0] // 2), 17, _INK, width - 2 * _GAP, bold=True)
+    write_text(band, title, (_GAP, band.shape[0] // 2), 17, _INK, width - 2 * _GAP, bold=True)
     return band
 
 
 def _header_band(cell_width: int, width: int) -> Frame:
     band = np.full((_LINE, width, 3), _PAPER, np.uint8)
     for i, name in enumerate(("image", "truth", "map", "verdict")):
-        _write(band, name, (_GAP + i * (cell_width + _GAP), _LINE // 2), 13, _FAINT, cell_width)
+        write_text(band, name, (_GAP + i * (cell_width + _GAP), _LINE // 2), 13, _FAINT, cell_width)
     return band
 
 
@@ -226,9 +226,9 @@ def _row_band(row: SheetRow, scale: ScoreScale, cell: tuple[int, int], width: in
         band[: picture.shape[0], left : left + picture.shape[1]] = picture
     middle = frame.shape[0] + _LINE // 2
     right = _GAP + 3 * (cell[1] + _GAP)
-    _write(band, row.caption, (_GAP, middle), 13, _INK, right - 2 * _GAP)
+    write_text(band, row.caption, (_GAP, middle), 13, _INK, right - 2 * _GAP)
     note = f"WRONG  {row.note}" if row.wrong else row.note
-    _write(band, note, (right, middle), 13, COLOURS["NG"] if row.wrong else _INK, cell[1], bold=row.wrong)
+    write_text(band, note, (right, middle), 13, COLOURS["NG"] if row.wrong else _INK, cell[1], bold=row.wrong)
     return band
 
 
@@ -261,7 +261,7 @@ def _stroke(frame: Frame) -> int:
     return max(1, round(min(frame.shape[:2]) / 240))
 
 
-def _write(
+def write_text(
     picture: Frame,
     text: str,
     at: tuple[int, int],

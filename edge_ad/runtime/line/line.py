@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from edge_ad.config import read_section
-from edge_ad.errors import ConfigError
+from edge_ad.data.images import encode_image
+from edge_ad.errors import ConfigError, DataError
+from edge_ad.runtime.explain.picture import draw_explanation
 from edge_ad.runtime.line.filing import file_label
 from edge_ad.runtime.line.inspector import Inspector
+from edge_ad.runtime.line.why import explain_verdict
 from edge_ad.runtime.page.data import Label, LineView, Newest
 from edge_ad.runtime.page.server import OperatorPage, PageConfig
 from edge_ad.runtime.settings import RunSettings, need_port
@@ -219,6 +222,7 @@ class Line:
             metrics=self._metrics,
             gates=self.inspector.gates,
             file_label=self._file_label,
+            explain=self._explain,
         )
         return OperatorPage(view, config)
 
@@ -238,6 +242,13 @@ class Line:
             if station.name == verdict["source"]:
                 return file_label(station, verdict["id"], verdict["decision"], label, picture)
         return ""  # of a station that the settings no longer have
+
+    def _explain(self, verdict: Mapping[str, Any], picture: Path | None) -> bytes:
+        for station in self.inspector.stations:
+            if station.name == verdict["source"]:
+                found = explain_verdict(station, verdict, picture, self._thresholds(station.name))
+                return encode_image(draw_explanation(found), ".jpg")
+        raise DataError(f"the settings have no station {verdict['source']} any more", "ask `edgead explain`")
 
     def _cameras(self) -> list[dict[str, Any]]:
         rows = []

@@ -223,6 +223,21 @@ def _pictures(app: FastAPI, view: LineView, data: PageData) -> None:
             raise HTTPException(404, "no such picture")
         return FileResponse(path, headers={"Cache-Control": "private, max-age=3600"})
 
+    @app.get(
+        "/api/verdicts/{id}/explanation",
+        response_class=Response,
+        responses={200: {"content": {"image/jpeg": {}}}, 404: {"description": "no picture of such a verdict"}},
+    )
+    def explanation(id: VerdictId) -> Response:
+        """Why the part got its score, in one picture."""
+        try:
+            picture = data.explanation(id)
+        except DataError as error:
+            raise HTTPException(404, error.message) from error
+        if picture is None:
+            raise HTTPException(404, "no such verdict")
+        return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
+
 
 def _writing(app: FastAPI, view: LineView, data: PageData, sessions: Sessions | None) -> None:
     refused: dict[int | str, dict[str, Any]] = {403: {"description": "not from this page"}}

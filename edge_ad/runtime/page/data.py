@@ -35,7 +35,7 @@ WHERE = {
     "rejects": "decision IN ('NG', 'UNSURE')",
     "open": "decision IN ('NG', 'UNSURE') AND review IS NULL",
 }
-ROW = "seq, id, time_ns, source, part, decision, score, threshold, boxes, area, reason, latency_ms, review"
+ROW = "seq, id, time_ns, source, part, decision, score, threshold, boxes, area, reason, latency_ms, artifact, review"
 SAMPLED = 20_000  # rows at most that a chart's percentiles are taken from
 BINS = 60
 log = logging.getLogger(__name__)
@@ -72,7 +72,8 @@ class LineView:
     pictures: files kept of a verdict, by kind. metrics: Prometheus' text, where it is made. calibration: the
     thresholds in force for a camera, of the first one with None, with the promise and the scores behind them.
     gates: of the stations where golden parts are demanded. file_label: files a labelled part's picture with the
-    artifact, and says what was filed.
+    artifact, and says what was filed. explain: a picture that says why a part got its score, as a JPEG file; raises
+    DataError where nothing was kept to explain it by.
     """
 
     name: str
@@ -89,6 +90,7 @@ class LineView:
     metrics: Callable[[], bytes] | None = None
     gates: Sequence[Gate] = ()
     file_label: Callable[[Mapping[str, Any], Label | None, Path | None], str] = lambda verdict, label, picture: ""
+    explain: Callable[[Mapping[str, Any], Path | None], bytes] | None = None
 
 
 class PageData:
@@ -172,6 +174,18 @@ class PageData:
             return None
         path = self.view.pictures(id).get(kind)
         return path if path is not None and path.is_file() else None
+
+    def explanation(self, id: str) -> bytes | None:
+        """A picture that says why the part got its score, as a JPEG file; None where there is no such verdict.
+
+        Raises DataError where nothing was kept to explain it by.
+        """
+        found = self.verdict(id)
+        if found is None:
+            return None
+        if self.view.explain is None:
+            raise DataError("this line explains nothing", "ask `edgead explain`")
+        return self.view.explain(found, self.picture(id, "picture"))
 
     def series(self, minutes: int, buckets: int) -> dict[str, Any]:
         """Yield and latency over time, one value a bucket; None where no part came."""

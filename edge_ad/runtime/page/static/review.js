@@ -1,7 +1,7 @@
 // Review: step through parts with the keyboard, look closely, say what they were.
 import { byId, clock, element, get, number, post } from "./api.js";
 
-let filter = "open", parts = [], chosen = null, overlaid = true, busy = false;
+let filter = "open", parts = [], chosen = null, overlaid = true, explained = false, busy = false;
 const place = { scale: 1, x: 0, y: 0 };
 
 export function address(part, withMap = overlaid) {
@@ -54,6 +54,7 @@ function mark() {
 
 export async function select(id) {
   chosen = parts.find((one) => one.id === id) ?? (await get(`api/verdicts/${id}`).catch(() => null));
+  explained = false;
   whole();
   detail();
   mark();
@@ -64,7 +65,10 @@ function detail() {
   image.hidden = !has;
   byId("no-zoom").hidden = has;
   byId("no-zoom").textContent = chosen ? "No picture was kept of this part" : "Choose a part";
-  if (has) image.src = address(chosen);
+  if (has) image.src = explained ? `api/verdicts/${chosen.id}/explanation` : address(chosen);
+  image.alt = explained ? "Why the selected part got its score" : "Picture of the selected part";
+  byId("why-button").disabled = !has;
+  byId("why-button").setAttribute("aria-pressed", String(explained));
   byId("d-state").textContent = chosen?.decision ?? "";
   byId("d-reason").textContent = chosen?.reason ?? "";
   const facts = chosen && [`Part ${chosen.part ?? chosen.id}`, chosen.source, `score ${number(chosen.score)}`, `limit ${number(chosen.threshold)}`,
@@ -78,7 +82,15 @@ function detail() {
 
 export function overlay(on) {
   overlaid = on;
-  if (chosen?.pictures.length) byId("zoomed").src = address(chosen);
+  explained = false;
+  detail();
+}
+
+function why() {
+  if (!chosen?.pictures.length) return;
+  explained = !explained;
+  whole();
+  detail();
 }
 
 async function label(value) {
@@ -156,7 +168,7 @@ for (const end of ["pointerup", "pointercancel"]) area.addEventListener(end, (ev
 
 const KEYS = {
   ArrowDown: () => step(1), ArrowRight: () => step(1), j: () => step(1), ArrowUp: () => step(-1), ArrowLeft: () => step(-1), k: () => step(-1),
-  d: () => label("defect"), g: () => label("good"), u: () => label(""),
+  w: why, d: () => label("defect"), g: () => label("good"), u: () => label(""),
   "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5), 0: whole,
 };
 
@@ -168,6 +180,7 @@ export function key(name) {
   return true;
 }
 
+byId("why-button").addEventListener("click", why);
 for (const button of document.querySelectorAll("[data-label]")) button.addEventListener("click", () => label(button.dataset.label));
 for (const button of document.querySelectorAll("[data-filter]")) {
   button.addEventListener("click", () => {

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from edge_ad.data.images import encode_image
+from edge_ad.errors import DataError
 from edge_ad.runtime.page.data import LineView, Newest
 from edge_ad.runtime.page.live import paint
 from edge_ad.runtime.sinks.delivery import SinkState
@@ -57,6 +58,7 @@ class Line:
         self.rng = np.random.default_rng(7)
         self.folder = folder
         self.files = {}
+        self.explained = []
         self.store = Store(folder / "store.sqlite", durable=False)
         self.health = Health()
         self.health.works("inspector")
@@ -86,8 +88,14 @@ class Line:
             "Press 4", "turned-ring · 0123456789ab", self.store, self.health, newest=self._newest,
             cameras=lambda: self.cameras, sinks=lambda: self.sinks, pictures=lambda id: self.files.get(id, {}),
             drift=drift, calibration=lambda camera: calibration,
-            recalibration=RecalibrationSet(folder / "recalibration"),
+            recalibration=RecalibrationSet(folder / "recalibration"), explain=self._explain,
         )  # fmt: skip
+
+    def _explain(self, verdict, picture):
+        if picture is None:
+            raise DataError("no picture was kept of this part")
+        self.explained.append(verdict["id"])
+        return encode_image(np.full((400, 600, 3), 255, np.uint8), ".jpg")
 
     def _newest(self, camera):
         self.encoded += 1

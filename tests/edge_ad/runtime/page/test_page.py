@@ -103,6 +103,18 @@ def test_no_path_leads_elsewhere(page, path):
     assert page("GET", path).status_code in (404, 422)
 
 
+def test_a_part_is_explained_where_a_picture_was_kept(page, line):
+    parts = page("GET", "/api/verdicts?limit=200").json()["verdicts"]
+    reject = next(row for row in parts if row["decision"] == "NG")
+    answer = page("GET", f"/api/verdicts/{reject['id']}/explanation")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
+    assert line.explained[-1] == reject["id"]
+    plain = next(row for row in parts if row["decision"] == "OK")
+    answer = page("GET", f"/api/verdicts/{plain['id']}/explanation")
+    assert (answer.status_code, answer.json()["detail"]) == (404, "no picture was kept of this part")
+    assert page("GET", "/api/verdicts/0123/explanation").status_code == 404
+
+
 def test_verdicts_come_by_page_and_kind(page):
     first = page("GET", "/api/verdicts?limit=10").json()["verdicts"]
     assert [row["seq"] for row in first] == sorted((row["seq"] for row in first), reverse=True)

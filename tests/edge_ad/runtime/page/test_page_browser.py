@@ -96,6 +96,11 @@ def test_the_keyboard_steps_and_labels(browser, served):
     until(browser, f"document.querySelector('[aria-selected=true]').id !== 'part-{first}'")
     press(browser, "+")
     assert "scale(1.5)" in browser.execute_script("return document.getElementById('zoomed').style.transform")
+    press(browser, "w")
+    until(browser, "document.getElementById('zoomed').src.endsWith('/explanation')")
+    until(browser, "document.getElementById('zoomed').naturalWidth === 600")
+    press(browser, "j")
+    until(browser, "!document.getElementById('zoomed').src.endsWith('/explanation')")
 
 
 def test_a_picture_that_is_written_late_appears(browser, served):

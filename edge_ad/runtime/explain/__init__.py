@@ -1,0 +1,1 @@
+"""Why a score is what it is, from what a device has: sentences and one picture."""
