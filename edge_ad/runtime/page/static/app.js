@@ -71,12 +71,14 @@ function banner(level, text) {
 function word() {
   const blind = state.cameras.length > 0 && state.cameras.every((one) => one.state !== "running");
   const verdict = state.verdict;
-  const shown = blind || !verdict ? "WAIT" : verdict.decision;
+  // a station that may give no OK now must not show the one that it gave before
+  const stale = !blind && verdict?.decision === "OK" && state.golden.some((one) => one.blocks && one.station === verdict.source);
+  const shown = blind || stale || !verdict ? "WAIT" : verdict.decision;
   document.body.dataset.state = shown;
-  const [mark, text] = WORDS[shown] ?? ["", shown];
+  const [mark, text] = stale ? ["", "NO OK"] : WORDS[shown] ?? ["", shown];
   byId("mark").textContent = mark;
   byId("state").textContent = blind ? "NO PICTURE" : text;
-  byId("reason").textContent = blind ? "Nothing is inspected until the camera is back" : verdict ? verdict.reason : "Waiting for the first part";
+  byId("reason").textContent = blind ? "Nothing is inspected until the camera is back" : stale ? "The last part was OK, before OK was blocked" : verdict ? verdict.reason : "Waiting for the first part";
   document.title = `${blind ? "NO PICTURE" : text} · ${state.line}`;
   const measured = !blind && verdict && verdict.score !== null && verdict.threshold !== null;
   byId("meter").hidden = !measured;

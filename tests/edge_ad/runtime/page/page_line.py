@@ -1,14 +1,18 @@
 """A line for the page's tests: a store with a shift's verdicts, a camera, outputs, drift."""
 
 import time
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 
 from edge_ad.data.images import encode_image
 from edge_ad.errors import DataError
+from edge_ad.runtime.line.golden import GoldenGate
+from edge_ad.runtime.line.policy import Judgement
 from edge_ad.runtime.page.data import LineView, Newest
 from edge_ad.runtime.page.live import paint
+from edge_ad.runtime.settings import GoldenSettings, StationSettings, TriggerSettings
 from edge_ad.runtime.sinks.delivery import SinkState
 from edge_ad.runtime.sinks.store import Store
 from edge_ad.runtime.verdict import DefectBox, Verdict, new_id
@@ -49,6 +53,28 @@ def verdict(decision, score, *, age_s=0.0, number=0, latency_ms=11.0, source="ca
         new_id(time_ns), time_ns, time.monotonic_ns(), source, number, str(number), decision, score, 0.5, boxes,
         sum(box.area for box in boxes), reasons[decision], {"total": latency_ms}, "0123456789abcdef",
     )  # fmt: skip
+
+
+def golden_gate(store, source="camera 1"):
+    """The gate of a station whose golden parts are shown to the camera, two good and two bad ones."""
+    loaded = SimpleNamespace(artifact=SimpleNamespace(manifest=SimpleNamespace(files={})), release=lambda: None)
+    settings = StationSettings(
+        name=source, trigger=TriggerSettings("http"),
+        golden=GoldenSettings("parts", ("master/good-1", "master/good-2"), ("master/scratch", "master/dent")),
+    )  # fmt: skip
+    station = SimpleNamespace(
+        name=source, settings=settings, calibration=lambda loaded=None: {},
+        engine=SimpleNamespace(loaded=loaded, current=lambda: loaded),
+    )  # fmt: skip
+    gate = GoldenGate(station, store)
+    gate.tick()
+    return gate
+
+
+def show_golden(gate, part, decision):
+    """The golden part before the camera, judged so."""
+    score = 0.9 if decision == "NG" else 0.1
+    gate.apply(part, Judgement(decision, score, 0.5, (), 0, ""), gate.station.engine.loaded)
 
 
 class Line:

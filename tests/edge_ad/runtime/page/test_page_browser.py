@@ -137,6 +137,59 @@ def test_a_lost_camera_and_a_dead_inspector_are_plain_to_see(browser, served, tm
     browser.get_log("browser")
 
 
+def test_a_wrong_golden_part_blocks_plainly_and_a_person_with_the_token_releases(browser, tmp_path):
+    from selenium.webdriver.common.by import By
+
+    line = page_line.Line(tmp_path, parts=20, newest="OK")
+    gate = page_line.golden_gate(line.store)
+    line.view.gates = (gate,)
+    page = OperatorPage(line.view, PageConfig(port=0))
+    page.start()
+
+    def text():
+        return browser.execute_script("return document.getElementById('golden').innerText")
+
+    def field(name):
+        return browser.find_element(By.CSS_SELECTOR, f"#golden input[name={name}]")
+
+    screen(browser, 1440, 810)
+    browser.get(page.address)
+    until(browser, "!document.getElementById('golden').hidden")
+    assert "No OK yet: golden parts are due" in text()
+    assert "Show the parts below to the camera" in text()
+    assert not browser.find_elements(By.CSS_SELECTOR, "#golden form")  # nobody releases what was not shown
+    for part in ("master/good-1", "master/scratch"):
+        page_line.show_golden(gate, part, "OK")
+    until(browser, "document.querySelector('#golden form')")
+    assert "No OK: a golden part was judged wrong" in text()
+    wrong = browser.find_elements(By.CSS_SELECTOR, "#golden tr[data-wrong=true]")
+    assert [row.text.split() for row in wrong] == [["master/scratch", "NG", "✕", "OK", "0.100", "0.500"]]
+    assert browser.find_element(By.ID, "golden-lamp").text == "No OK: golden parts"
+    until(browser, "document.getElementById('state').textContent === 'NO OK'")  # the last part was OK, before
+    for width, height in ((390, 844), (1440, 810)):
+        screen(browser, width, height)
+        until(browser, f"innerWidth === {width}")  # a phone zooms out where something sticks out
+        inside = "const g = document.getElementById('golden'); return g.scrollWidth <= g.clientWidth"
+        assert browser.execute_script(inside), width
+    field("by").send_keys("Ada")
+    field("note").send_keys("lamp replaced")
+    field("token").send_keys("not this one\n")
+    until(browser, "document.querySelector('#golden [role=status]').textContent.includes('not the token')")
+    assert gate.report()["state"] == "blocked"
+    assert field("by").get_attribute("value") == "Ada"  # what was typed is still there
+    field("token").clear()
+    field("token").send_keys(page.release_token + "\n")
+    until(browser, "document.getElementById('golden').hidden")
+    assert browser.find_element(By.ID, "golden-lamp").text == "Golden parts: released by Ada"
+    until(browser, "document.getElementById('state').textContent === 'OK'")
+    (released,) = [event for event in line.store.events() if event.kind == "golden-released"]
+    assert released.facts == {"by": "Ada", "note": "lamp replaced"}
+    browser.get("about:blank")
+    browser.get_log("browser")  # the refused token is an error there
+    page.close()
+    line.close()
+
+
 def test_a_token_lets_in(browser, served):
     from selenium.webdriver.common.by import By
 
