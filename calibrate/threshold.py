@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -118,6 +119,7 @@ def normals_needed(false_alarm_rate: float, confidence: float | None = None) -> 
     return max(1, count)
 
 
+@lru_cache(maxsize=4096)
 def clopper_pearson(events: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
     """One-sided bounds of a rate: it is at least the first, and at most the second, with `confidence` each."""
     if trials < 1 or not 0 <= events <= trials:

@@ -227,9 +227,8 @@ def _robustness(document: Document, found: Mapping[str, Any]) -> None:
         f"{found['good']} good parts and {found['defects']} {what}, changed step by step. Unchanged, "
         f"{found['alarms_before']} "
         f'good parts were rejected and {found["found_before"]} defects found. "Breaks" is the first strength '
-        "at which more "
-        "good parts are rejected than promised, or fewer defects found, beyond chance (95 %). The drift watch "
-        "is the one "
+        "at which more good parts are rejected than promised, or fewer defects found, beyond chance (95 %, each "
+        "strength by itself). The drift watch is the one "
         f"that runs on the line; it saw up to {found['watched']} accepted parts drawn with replacement from "
         f"these photos. {_which_strengths(found)}",
     )

@@ -53,6 +53,21 @@ def robustness(subject: Subject, promised: float | None, spot: float, *, every: 
     }
 
 
+def breaks_promise(alarms: int, parts: int, promised: float | None) -> bool:
+    """Whether more good parts are rejected than promised, with 95 % confidence; False where nothing was promised."""
+    return promised is not None and clopper_pearson(alarms, parts)[0] > promised
+
+
+def loses_defects(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -> bool:
+    """Whether fewer of the same defects are found than before, beyond chance: McNemar's exact test, one-sided.
+
+    before, after: [n]. Were as many lost as gained, so many lost or more of those that changed would come in fewer
+    than one case in twenty.
+    """
+    lost, gained = int((before & ~after).sum()), int((~before & after).sum())
+    return lost > 0 and clopper_pearson(lost, lost + gained)[0] > 0.5
+
+
 def pictures(good: int, defects: int, *, every: bool = False) -> int:
     """How many pictures `robustness` scores at most, of so many parts."""
     steps = [len(one.strengths) for one in DISTURBANCES.values()]
@@ -128,10 +143,8 @@ class _Ladder:
                     yield frame
 
             scores = shown.subject.scores(changed())
-            alarms = int((scores > shown.subject.threshold).sum())
-            promised = 1.0 if shown.promised is None else shown.promised
-            step["alarms"] = alarms
-            step["promise_broken"] = clopper_pearson(alarms, len(scores))[0] > promised
+            step["alarms"] = int((scores > shown.subject.threshold).sum())
+            step["promise_broken"] = breaks_promise(step["alarms"], len(scores), shown.promised)
             step["warning"] = shown.warning(scores, statistics)
         return step
 
@@ -140,10 +153,8 @@ class _Ladder:
         step, shown = self.steps[index], self._shown
         if "found" not in step:
             hits = shown.subject.scores(self._changed(shown.defects(), index)) > shown.subject.threshold
-            lost, gained = int((shown.found & ~hits).sum()), int((~shown.found & hits).sum())
             step["found"] = int(hits.sum())
-            # McNemar's exact test, one-sided: were as many lost as gained, P(this many lost or more) of lost + gained
-            step["detection_broken"] = lost > 0 and clopper_pearson(lost, lost + gained)[0] > 0.5
+            step["detection_broken"] = loses_defects(shown.found, hits)
         return step
 
     def breaks(self) -> dict[str, Any]:

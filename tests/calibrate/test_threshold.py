@@ -48,6 +48,16 @@ def test_clopper_pearson_agrees_with_scipy(trials, data):
     assert high == pytest.approx(theirs.high, abs=1e-9)
 
 
+@pytest.mark.parametrize("trials", [1, 5, 20, 61, 300])
+def test_clopper_pearson_holds_at_every_rate(trials):
+    """Exactly, over all counts that may come."""
+    bounds = np.array([clopper_pearson(events, trials) for events in range(trials + 1)])
+    for rate in np.linspace(0.001, 0.999, 97):
+        chance = stats.binom.pmf(np.arange(trials + 1), trials, rate)
+        assert chance[bounds[:, 0] <= rate].sum() >= 0.95 - 1e-9
+        assert chance[bounds[:, 1] >= rate].sum() >= 0.95 - 1e-9
+
+
 def test_hand_solved_case():
     # 19 scores, one alarm in twenty: the largest is the threshold
     threshold = conformal_threshold(np.arange(19), 0.05)

@@ -132,3 +132,25 @@ def test_bounds_hold_though_shots_of_a_part_are_alike():
         spread_held += study.spread_bound >= 2.0
     assert held / 2000 >= 0.95
     assert 0.94 <= spread_held / 2000 <= 0.96
+
+
+def test_bounds_of_false_alarms_and_effectiveness_hold():
+    """As above: bounds on the mean rate of false alarms, and on the share of parts judged right in all shots."""
+    rng = np.random.default_rng(2)
+    wrong = rng.beta(0.2, 1.8, 1_000_000)
+    right_always = float(((1 - wrong) ** 3).mean())
+    alarms_held = above = below = 0
+    for _ in range(2000):
+        parts = [
+            AppraisedPart(str(i), i % 2 == 0, tuple((rng.random(3) < chance) != (i % 2 == 0)), (0.0, 0.0, 0.0))
+            for i, chance in enumerate(rng.beta(0.2, 1.8, 40))
+        ]
+        study = agreement(parts)
+        alarms_held += study.false_alarm_bound >= 0.1
+        low, high = study.effectiveness_bounds
+        below += low <= right_always
+        above += high >= right_always
+    assert alarms_held / 2000 >= 0.95
+    assert below / 2000 >= 0.975
+    assert above / 2000 >= 0.975
+    assert (below + above) / 2000 - 1 >= 0.95

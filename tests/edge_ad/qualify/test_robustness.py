@@ -9,7 +9,7 @@ pytest.importorskip("scipy")
 
 from edge_ad.data.images import write_image
 from edge_ad.data.samples import Sample
-from edge_ad.qualify.robustness import pictures, robustness
+from edge_ad.qualify.robustness import breaks_promise, loses_defects, pictures, robustness
 from edge_ad.qualify.subject import Subject
 
 
@@ -76,3 +76,25 @@ def test_a_watch_that_never_saw_an_accepted_part_warns_of_nothing(subject):
     assert study["alarms_before"] == 8
     assert row(study, "noise")["promise_breaks"] == 0
     assert not row(study, "noise")["warned_in_time"]
+
+
+def test_a_kept_promise_is_called_broken_at_most_once_in_twenty_times():
+    from scipy.stats import binom
+
+    for parts, promised in ((16, 0.05), (40, 0.05), (40, 0.01), (300, 0.001)):
+        broken = [count for count in range(parts + 1) if breaks_promise(count, parts, promised)]
+        assert 0 < binom.pmf(broken, parts, promised).sum() <= 0.05
+        assert not breaks_promise(parts, parts, None)
+
+
+def test_detection_that_only_wavers_is_called_broken_at_most_once_in_twenty_times():
+    rng = np.random.default_rng(1)
+    broken = lost = 0
+    for _ in range(4000):
+        chance = rng.random(40) ** 0.3  # each defect has its own chance of being found, the same before and after
+        before, after = rng.random((2, 40)) < chance
+        broken += loses_defects(before, after)
+        lost += loses_defects(before, after & (rng.random(40) < 0.7))
+    assert 0.01 < broken / 4000 <= 0.05
+    assert lost / 4000 > 0.6  # and three in ten that go missing are noticed mostly
+    assert not loses_defects(np.ones(40, bool), np.ones(40, bool))
