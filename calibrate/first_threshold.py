@@ -22,9 +22,12 @@ log = logging.getLogger("edge_ad.training")
 
 def set_first_threshold(
     artifact: Artifact, held_out: Sequence[Sample], reader: PhotoReader, progress: Progress
-) -> None:
+) -> Scores:
     """Calibrate with the strictest promise that the held-out normals allow, at most 1 % false alarms; one of each
-    product's own where there are several. Copies of photos trained on are left out, and said."""
+    product's own where there are several. Copies of photos trained on are left out, and said.
+
+    Returns the scores that the thresholds rest on.
+    """
     samples = without_training_photos(held_out, artifact.trained_on() or frozenset())
     progress.phase("first threshold", len(samples))
     add_golden_photos(artifact, [sample.path for sample in samples], reader.read)
@@ -49,6 +52,7 @@ def set_first_threshold(
                 "dim",
             )
     artifact.update(calibration=calibration)
+    return scores
 
 
 def without_training_photos(held_out: Sequence[Sample], trained_on: frozenset[str]) -> list[Sample]:

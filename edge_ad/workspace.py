@@ -15,7 +15,7 @@ from pathlib import Path
 
 import tomli_w
 
-from edge_ad.artifact import MANIFEST, Artifact, write_atomically
+from edge_ad.artifact import MANIFEST, Artifact, check_folder, write_atomically
 from edge_ad.config import read_section
 from edge_ad.data.folders import photo_folders
 from edge_ad.errors import ArtifactError, ConfigError, DataError
@@ -26,6 +26,7 @@ else:
     import tomli as tomllib
 
 FILE = "edgead.toml"
+_ROOM = 64 << 20  # bytes that even a small detector and its feature cache take
 DETECTORS = "detectors"  # where training puts artifacts that were given no --out
 _HEADER = """\
 # Which detector the verbs of edgead mean when none is named. Change it with `edgead use NAME`, or here.
@@ -185,6 +186,13 @@ def place_for(out: Path, *, resume: bool = False, replace_old: bool = False) -> 
 def _unfinished(path: Path) -> bool:
     work = path.with_name(f"{path.name}.training")
     return (work / "checkpoint.pt").exists() or (work / "cache").exists()
+
+
+def check_output(out: Path) -> None:
+    """ArtifactError, before any work is done, when `out` must not be replaced, or can't be written."""
+    if out.exists() and not (out / MANIFEST).exists() and (out.is_file() or any(out.iterdir())):
+        raise ArtifactError(f"{out} exists and is no artifact", "choose another --out folder")
+    check_folder(out.absolute().parent, _ROOM)
 
 
 def default_out(photos: Sequence[Path]) -> Path:

@@ -18,6 +18,8 @@ from rich.table import Table
 from edge_ad.errors import BackendError, ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from edge_ad.runtime.line.inspector import Inspector, Summary
     from edge_ad.runtime.line.station import Station
     from edge_ad.runtime.overlay import ScoreScale
@@ -78,6 +80,8 @@ def command(
         given["artifact"], chosen = path, dataclasses.replace(chosen, artifact=path)
     if service:
         return _install_service(chosen, Path(settings) if settings else None, given, user_service)
+    if not keep_trying:
+        _check_sources(chosen)
     _run(chosen, frames=frames, json_lines=json_lines, headless=headless, keep_trying=keep_trying, cycle_ms=cycle_ms)
     return None
 
@@ -147,6 +151,7 @@ def _run(
     line = Line(settings, [*sinks, *([preview] if preview else [])], frames=frames, keep_trying=keep_trying)
     inspector = line.inspector
     stations += inspector.stations
+    _say_without_threshold(stations)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: inspector.stop())
@@ -177,6 +182,28 @@ def _run(
             f"{summary.unstored} verdicts are not in the store: {line.inspector.hub.store_error or 'see the log'}",
             "free some disk space, or choose another --out",
         )
+
+
+def _check_sources(settings: RunSettings) -> None:
+    """ConfigError or DataError for an address that means nothing here, before an engine is loaded."""
+    from edge_ad.runtime.sources.opening import open_source
+
+    for station in settings.station:
+        open_source(station.source)
+
+
+def _say_without_threshold(stations: Sequence[Station]) -> None:
+    """Parts of a station without a threshold are all UNSURE: say so before the first one."""
+    from edge_ad.runtime.line.policy import Thresholds
+
+    for station in stations:
+        if Thresholds.choose(station.settings.policy, station.calibration()).image is None:
+            console.print(
+                f"{station.name} has no threshold, so that every part is UNSURE: `edgead calibrate` sets one, or "
+                "--threshold",
+                style="yellow",
+                soft_wrap=True,
+            )
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:

@@ -65,12 +65,10 @@ def command(
     import logging
 
     from edge_ad.cli.progress import TerminalProgress
-    from edge_ad.config import Config
-    from edge_ad.pipeline.quick import train_quick
-    from edge_ad.pipeline.train import train
-    from edge_ad.training.anomaly_images import with_diffusion_model
+    from edge_ad.config import Config, check_device
+    from edge_ad.training.photos import check_enough, find_photos
     from edge_ad.training.processes import is_first_process
-    from edge_ad.workspace import default_out, find_training_folder, place_for
+    from edge_ad.workspace import check_output, default_out, find_training_folder, place_for
 
     if quick:
         _check_quick(max_minutes=max_minutes, ddpm=ddpm, triplets=triplets, feedback=feedback, resume=resume or None)
@@ -81,14 +79,23 @@ def command(
     settings = settings.override("training", steps=steps, seed=seed)
     if source is not None:
         settings = settings.override("synthesis", sources=tuple(part.strip() for part in source.split(",")))
-    settings = with_diffusion_model(settings, ddpm)
-    photos = data or [find_training_folder()]
-    place = place_for(out or default_out(photos), resume=resume, replace_old=replace)
+    check_device(device)
+    folders = data or [find_training_folder()]
+    place = place_for(out or default_out(folders), resume=resume, replace_old=replace)
+    check_output(place.path)
     with TerminalProgress() as progress:
         if not data:
-            progress.say(f"training on the photos in {photos[0]}")
+            progress.say(f"training on the photos in {folders[0]}")
+        photos = find_photos(folders, lambda text: progress.say(text, "dim"))
+        check_enough(photos.samples)
         if place.beside:
             progress.say(f"{place.beside} stays as it is; the new detector goes to {place.path}")
+        # only now, so that a wrong folder is answered at once: these import torch
+        from edge_ad.pipeline.quick import train_quick
+        from edge_ad.pipeline.train import train
+        from edge_ad.training.anomaly_images import with_diffusion_model
+
+        settings = with_diffusion_model(settings, ddpm)
         if quick:
             artifact = train_quick(photos, place.path, settings, device=device, weights=weights, progress=progress)
         else:

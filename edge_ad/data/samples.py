@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +37,9 @@ def scan(folder: Path | str) -> Dataset:
     folder = Path(folder)
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise DataError(f"{folder} {what}", "name a folder of photos")
+        close = difflib.get_close_matches(folder.name, _folders_beside(folder), 1)
+        hint = f"did you mean {folder.with_name(close[0])}?" if close else "name a folder of photos"
+        raise DataError(f"{folder} {what}", hint)
     try:
         tree = Tree(folder)
         problems = tree.ignored()
@@ -61,6 +65,14 @@ def scan(folder: Path | str) -> Dataset:
         )
     layouts = "+".join(sorted({layout for _, layout in categories}))
     return Dataset(folder.resolve().name, layouts, tuple(usable), tuple(problems), folder)
+
+
+def _folders_beside(folder: Path) -> list[str]:
+    """Names of the folders in its parent; none where that can't be listed."""
+    try:
+        return [entry.name for entry in os.scandir(folder.parent) if entry.is_dir()]
+    except OSError:
+        return []
 
 
 def _outside(tree: Tree, categories: list[Path]) -> list[Problem]:

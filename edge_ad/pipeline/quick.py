@@ -12,14 +12,15 @@ from edge_ad.config import Config, check_device
 from edge_ad.data.held_out import relative_folders
 from edge_ad.errors import ConfigError
 from edge_ad.export.artifact import write_artifact
-from edge_ad.pipeline.train import check_output
+from edge_ad.pipeline.training_picture import write_training_picture
 from edge_ad.progress import NoProgress, Progress
 from edge_ad.training.features import extract_memory
 from edge_ad.training.measure import measure_normals
 from edge_ad.training.new_detector import new_detector
 from edge_ad.training.photos import Photos, find_photos, split_held_out
 from edge_ad.training.run import TrainingRun, run_key, work_folder
-from edge_ad.training.triplets import choose_triplets
+from edge_ad.training.triplets import LONGEST_SIDE, choose_triplets
+from edge_ad.workspace import check_output
 
 REMEMBERED = 48  # photos in the memory: more add little where only `prototypes` of their tokens are kept
 HELD_OUT = 24  # photos that the first threshold and the range of normal pixels rest on
@@ -70,7 +71,8 @@ def train_quick(
         "photos": relative_folders(photos.folders, out),
     }  # fmt: skip
     artifact = write_artifact(out, detector, untrained, teacher, seen, photos.categories, record)
-    set_first_threshold(artifact, scored, photos.reader, progress)
+    scores = set_first_threshold(artifact, scored, photos.reader, progress)
+    write_training_picture(artifact, scores, source, photos.frames_of(scored, LONGEST_SIDE), progress)
     progress.say(
         f"remembered {len(seen)} of {len(normals)} normals, scored {len(scored)} of {len(held_out)} held "
         "out; nothing was optimised: the same command with --resume instead of --quick trains on from here"

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_ad.artifact import MANIFEST, Artifact, check_folder
+from edge_ad.artifact import Artifact
 from edge_ad.calibrate.confirmed import check_confirmed_misses
 from edge_ad.calibrate.first_threshold import set_first_threshold
 from edge_ad.config import Config, check_device
 from edge_ad.data.feedback import inherit
 from edge_ad.data.held_out import relative_folders
 from edge_ad.data.samples import Sample
-from edge_ad.errors import ArtifactError, DataError
+from edge_ad.errors import DataError
 from edge_ad.export.artifact import write_artifact
+from edge_ad.pipeline.training_picture import write_training_picture
 from edge_ad.progress import NoProgress, Progress
 from edge_ad.synthesis.shards import WrittenTriplets
 from edge_ad.training.acceleration import wait_for_all_processes
@@ -28,10 +29,8 @@ from edge_ad.training.new_detector import new_detector
 from edge_ad.training.photos import Photos, find_photos, rejected_good, split_held_out
 from edge_ad.training.processes import is_first_process
 from edge_ad.training.run import TrainingRun, run_key, work_folder
-from edge_ad.training.triplets import choose_triplets
-from edge_ad.workspace import Place, Workspace, default_out, place_for
-
-_ROOM = 64 << 20  # bytes that even a small detector and its feature cache take
+from edge_ad.training.triplets import LONGEST_SIDE, TripletSource, choose_triplets
+from edge_ad.workspace import Place, Workspace, check_output, default_out, place_for
 
 
 def train(
@@ -87,7 +86,7 @@ def train(
         progress.phase("writing the artifact", 1)
         record = _record(run, fitted, normals, held_out, features, photos, out)
         artifact = write_artifact(out, detector, config, teacher, normals, photos.categories, record)
-        set_first_threshold(artifact, held_out, photos.reader, progress)
+        _set_threshold_and_draw(artifact, held_out, source, photos, fitted, progress)
         _say_misses(artifact, feedback, progress)
         run.clean_up()
     if is_first_process() and keep_in_mind:
@@ -131,6 +130,20 @@ def _record(
     }
 
 
+def _set_threshold_and_draw(
+    artifact: Artifact,
+    held_out: Sequence[Sample],
+    source: TripletSource,
+    photos: Photos,
+    fitted: FitResult,
+    progress: Progress,
+) -> None:
+    """The first threshold, and the picture of the training that shows it."""
+    scores = set_first_threshold(artifact, held_out, photos.reader, progress)
+    frames = photos.frames_of(held_out, LONGEST_SIDE)
+    write_training_picture(artifact, scores, source, frames, progress, fitted.history)
+
+
 def _say_misses(artifact: Artifact, feedback: Path | None, progress: Progress) -> None:
     """Hand the confirmed misses on, and say whether the new detector catches them: whoever promotes it will ask."""
     if feedback is not None:
@@ -142,10 +155,3 @@ def _say_misses(artifact: Artifact, feedback: Path | None, progress: Progress) -
     else:
         if results:
             progress.say(f"the first threshold catches all {len(results)} confirmed misses", "green")
-
-
-def check_output(out: Path) -> None:
-    """ArtifactError, before any work is done, when `out` must not be replaced, or can't be written."""
-    if out.exists() and not (out / MANIFEST).exists() and (out.is_file() or any(out.iterdir())):
-        raise ArtifactError(f"{out} exists and is no artifact", "choose another --out folder")
-    check_folder(out.absolute().parent, _ROOM)

@@ -27,11 +27,12 @@ COMPILED_ON, COMPILER = ("cuda",), "inductor"
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a fit did: steps, the last losses by name, and throughput in images/s."""
+    """What a fit did: steps, the last losses by name, throughput in images/s, and (step, loss) on the way there."""
 
     steps: int
     losses: dict[str, float]
     images_per_second: float
+    history: tuple[tuple[int, float], ...] = ()
 
 
 def fit(run: TrainingRun, detector: Detector, features: FeatureSource) -> FitResult:
@@ -64,6 +65,7 @@ class DetectorTrainer:
             detector.head.to(memory_format=torch.channels_last)
         # steps between two looks at the losses: each look waits for the device
         self.read_every = 1 if self.accelerator.device.type == "cpu" else READ_EVERY
+        self._history: list[tuple[int, float]] = []
         self._failed = torch.full((), -1, device=self.accelerator.device)  # the first step whose loss was no number
         module: torch.nn.Module = LossModule(detector)
         if self.settings.compile and self.accelerator.device.type in COMPILED_ON:
@@ -94,6 +96,7 @@ class DetectorTrainer:
                     step += 1
                 images += (step - first) * settings.batch_size * self._batches_a_step
                 losses = self.read(queued)
+                self._history.append((step, losses["loss"]))
                 speed = images / (time.monotonic() - began)
                 try:
                     progress.advance(step - first, images_per_second=speed, **losses)
@@ -107,7 +110,8 @@ class DetectorTrainer:
                     self._save(step)
                     saved = time.monotonic()
         self._save(step)
-        return FitResult(step, losses, images / max(1e-9, time.monotonic() - began))
+        speed = images / max(1e-9, time.monotonic() - began)
+        return FitResult(step, losses, speed, tuple(self._history))
 
     @property
     def _batches_a_step(self) -> int:
@@ -187,7 +191,8 @@ class DetectorTrainer:
             return
         trained = {n: p for n, p in self.detector.state_dict().items() if not n.startswith("teacher.")}
         state = {
-            "step": step, "elapsed": self.run.elapsed(), "model": trained, "optimiser": self.optimiser.state_dict()
+            "step": step, "elapsed": self.run.elapsed(), "model": trained, "optimiser": self.optimiser.state_dict(),
+            "history": self._history,
         }  # fmt: skip
         temporary = self.run.folder / "checkpoint.tmp"
         try:
@@ -212,6 +217,7 @@ class DetectorTrainer:
             log.warning("the checkpoint %s is damaged (%s); training starts at step 0", path, error)
             return 0
         self.run.elapsed_before = state["elapsed"]
+        self._history = [(int(at), float(loss)) for at, loss in state.get("history", ())]
         return int(state["step"])
 
 

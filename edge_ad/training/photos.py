@@ -39,7 +39,11 @@ class Photos:
 
     def frames(self, side: int) -> NormalFrames:
         """The photos as frames by number, their longest side at most `side` pixels."""
-        return NormalFrames([sample.path for sample in self.samples], side, self.reader)
+        return self.frames_of(self.samples, side)
+
+    def frames_of(self, samples: Sequence[Sample], side: int) -> NormalFrames:
+        """Some of the photos as frames by number, their longest side at most `side` pixels."""
+        return NormalFrames([sample.path for sample in samples], side, self.reader)
 
     def median_size(self) -> tuple[int, int]:
         """Median (H, W) of the photos."""
@@ -73,8 +77,26 @@ def find_photos(
             found.setdefault(one.sample.path.resolve(), (one.sample, one.size))
         skipped += problems
     samples, sizes = zip(*found.values(), strict=True)
+    _say_proportions(sizes)
     named = tuple(dict.fromkeys(Path(folder) for folder in folders if not isinstance(folder, Dataset)))
     return Photos(samples, sizes, tuple(skipped), reader, named)
+
+
+def _say_proportions(sizes: Sequence[tuple[int, int]]) -> None:
+    """Warn where photos have other proportions than the median, to which the network's size is fitted."""
+    ratios = np.array([width / height for height, width in sizes])
+    usual = float(np.median(ratios))
+    odd = ratios[abs(ratios / usual - 1) > 0.1]
+    if len(odd):
+        log.warning(
+            "%d of %d photos have other proportions (W/H %.2f to %.2f) than the middle one (%.2f) and are squeezed "
+            "into its: cut them alike, or train one detector for each",
+            len(odd),
+            len(ratios),
+            odd.min(),
+            odd.max(),
+            usual,
+        )
 
 
 def rejected_good(artifact: Path, categories: Sequence[str]) -> list[Sample]:
@@ -92,13 +114,18 @@ def rejected_good(artifact: Path, categories: Sequence[str]) -> list[Sample]:
     return samples
 
 
-def split_held_out(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Normals to train on, and those kept for the first threshold: of each category at least 4, at most half."""
-    left: dict[str, int] = {}
+def check_enough(samples: Sequence[Sample]) -> None:
+    """DataError where a product has too few photos to train on some and keep others for the threshold."""
     for name, count in Counter(sample.category for sample in samples).items():
         if count < 2:
             raise DataError(f"{count} usable photo(s) of good parts of {name}", "give at least 2, better 50 or more")
-        left[name] = min(count // 2, max(4, round(share * count)))
+
+
+def split_held_out(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
+    """Normals to train on, and those kept for the first threshold: of each category at least 4, at most half."""
+    check_enough(samples)
+    counts = Counter(sample.category for sample in samples)
+    left = {name: min(count // 2, max(4, round(share * count))) for name, count in counts.items()}
     fit: list[Sample] = []
     held: list[Sample] = []
     for index in np.random.default_rng(seed).permutation(len(samples)):

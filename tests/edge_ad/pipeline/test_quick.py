@@ -23,6 +23,7 @@ def test_a_few_photos_are_enough_for_a_first_look(tiny_config, write_photos, tmp
     assert artifact.config.model.head is False
     assert len(training_photos(artifact).unseen) == training["held_out"]  # export and calibrate find them again
     assert artifact.manifest.calibration["normals"] == training["held_out"]
+    assert (artifact.path / "training.png").is_file()
     with edge_ad.load(artifact.path, threads=1) as detector:
         assert detector.predict(photos[0]).threshold is not None
 

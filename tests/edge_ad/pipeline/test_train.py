@@ -32,6 +32,7 @@ def test_photos_are_scanned_and_decoded_once_for_all_steps(tiny_config, write_ph
     assert len(artifact.trained_on()) == 3  # neither those held out nor the broken one
     assert artifact.manifest.teacher["source"] == "random"
     assert artifact.manifest.calibration["normals"] == 3
+    assert (artifact.path / "training.png").is_file()
     assert "zz.png" in caplog.text
     left = {path.name for path in (tmp_path / "part.training").iterdir()}
     assert left <= {"run.json", "logs"}  # no caches, no checkpoint

@@ -102,7 +102,7 @@ def test_training_is_deterministic_and_an_interrupted_run_goes_on_exactly(change
     with pytest.raises(KeyboardInterrupt):
         Training(config, photos, tmp_path / "c", first).finish()
     resumed = Training(config, photos, tmp_path / "c", second, resume=True)
-    resumed.finish()
+    assert [step for step, _ in resumed.finish().history] == [1, 2, 3, 4]  # those before the interruption too
     assert (first.losses + second.losses)[-2:] == pytest.approx(whole.losses[-2:], rel=1e-6)
     for (name, one), (_, other) in zip(
         trained.detector.state_dict().items(), resumed.detector.state_dict().items(), strict=True
