@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class SinkHub:
-    """Every verdict to the store first, then to each sink.
+    """Every verdict to the store and to each sink, at once or once it is stored, as the sink's `delivery` says.
 
     queue_size: verdicts that may wait for one sink; the oldest is dropped (and counted) beyond that
     retry_s: first and longest pause before a failed sink is opened again
