@@ -135,21 +135,23 @@ def in_a_day(record: dict[str, Any], parts: int = 10_000) -> str:
     record: as `edge_ad.calibrate.calibration.calibration_record` gives it.
     """
     rate, normals = record["false_alarm_rate"], record["normals"]
-    alarms = rate * parts
-    expected = (
-        f"{alarms:,.0f} false alarm{'s' * (round(alarms) != 1)}" if alarms >= 1 else f"{alarms:.2g} false alarms"
-    )
+    expected = f"{_at_most(rate * parts)} false alarm{'s' * (_at_most(rate * parts) != '1')}"
     bound = record.get("upper_bound") or 1.0
     if record["method"] == "gpd-tail":
         sure = ", by extrapolation and without a guarantee"
     elif record["method"] == "conformal-pac":
         sure = f", with {record['confidence']:.0%} confidence"
     else:
-        sure = f" on average, and not more than {bound * parts:,.0f} with {record['confidence']:.0%} confidence"
+        sure = f" on average, and not more than {_at_most(bound * parts)} with {record['confidence']:.0%} confidence"
     finer = rate / 10
     needed = normals_needed(finer, record["confidence"] if record["method"] == "conformal-pac" else None)
     more = f"; {needed:,} would allow 1 in {1 / finer:,.0f}" if needed > normals else ""
     return f"at {parts:,} good parts a day expect at most {expected}{sure}; you gave {normals:,} photos{more}"
+
+
+def _at_most(number: float) -> str:
+    """A bound on an expected number, as text, never below it: a whole number, or two digits below 1."""
+    return f"{math.ceil(number * (1 - 1e-9)):,}" if number >= 1 else f"{_round_up(number):g}"
 
 
 def tail_threshold(

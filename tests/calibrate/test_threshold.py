@@ -1,6 +1,7 @@
 """The promised false-alarm rate holds, over thousands of draws and whatever the scores look like."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from edge_ad.calibrate.threshold import (
     conformal_rank,
     conformal_threshold,
     fit_pareto,
+    in_a_day,
     normals_needed,
     tail_threshold,
 )
@@ -188,3 +190,54 @@ def test_tail_fit_refuses_what_it_can_not_fit():
         tail_threshold(np.arange(99), 0.001)
     with pytest.raises(DataError, match="all equal"):
         tail_threshold(np.ones(500), 0.001)
+
+
+def calibrated(count, rate, confidence=None):
+    """The part of a calibration's record that the sentence is made of."""
+    found = conformal_threshold(np.arange(count), rate, confidence)
+    names = ("method", "normals", "false_alarm_rate", "confidence", "upper_bound")
+    return {name: getattr(found, name) for name in names}
+
+
+@pytest.mark.parametrize(
+    ("record", "parts", "said"),
+    [
+        (
+            calibrated(120, 0.01),
+            10_000,
+            "at 10,000 good parts a day expect at most 100 false alarms on average, and not more than 247 with 95% "
+            "confidence; you gave 120 photos; 999 would allow 1 in 1,000",
+        ),
+        (
+            calibrated(1000, 0.001),
+            1000,
+            "at 1,000 good parts a day expect at most 1 false alarm on average, and not more than 3 with 95% "
+            "confidence; you gave 1,000 photos; 9,999 would allow 1 in 10,000",
+        ),
+        (
+            calibrated(120, 0.03, 0.95),
+            10_000,
+            "at 10,000 good parts a day expect at most 300 false alarms, with 95% confidence; you gave 120 photos; "
+            "998 would allow 1 in 333",
+        ),
+        (
+            {"method": "gpd-tail", "normals": 500, "false_alarm_rate": 1e-3, "confidence": 0.0, "upper_bound": None},
+            10_000,
+            "at 10,000 good parts a day expect at most 10 false alarms, by extrapolation and without a guarantee; "
+            "you gave 500 photos; 9,999 would allow 1 in 10,000",
+        ),
+    ],
+    ids=["average", "one", "confident", "extrapolated"],
+)
+def test_a_threshold_is_said_in_parts_a_day(record, parts, said):
+    assert in_a_day(record, parts) == said
+
+
+@given(st.integers(20, 3000), st.floats(0.05, 0.4), st.integers(1, 20_000))
+@settings(max_examples=50, deadline=None)
+def test_what_is_said_of_a_day_is_never_below_what_is_promised(count, rate, parts):
+    record = calibrated(count, rate)
+    expected, bound = re.search(r"at most ([\d.,]+) false .* than ([\d.,]+) with", in_a_day(record, parts)).groups()
+    for said, promised in ((expected, rate * parts), (bound, record["upper_bound"] * parts)):
+        number = float(said.replace(",", ""))
+        assert promised * (1 - 1e-6) <= number <= max(1.11 * promised, promised + 1)
