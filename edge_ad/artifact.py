@@ -22,6 +22,7 @@ from edge_ad.errors import ArtifactError, ConfigError
 FORMAT = 1
 MANIFEST = "manifest.json"
 PHOTOS = "training_photos.txt"  # one `photo_key` a line
+PICTURE = "training.png"  # how the training went, for people: no file of the manifest, so that it may be deleted
 FEEDBACK: tuple[Literal["bad", "good"], ...] = ("bad", "good")  # folders of edge_ad.data.feedback, outlive a training
 
 

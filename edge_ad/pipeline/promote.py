@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edge_ad.artifact import MANIFEST, Artifact
+from edge_ad.artifact import MANIFEST, PICTURE, Artifact
 from edge_ad.calibrate.calibration import score_photos
 from edge_ad.calibrate.confirmed import check_confirmed_misses
 from edge_ad.calibrate.threshold import clopper_pearson
@@ -98,7 +98,7 @@ def _changes(candidate: Path, place: Path, checks: Sequence[Check]) -> list[Chan
     known = changes(new.manifest)
     if (place / MANIFEST).exists():
         old = Artifact.open(place)
-        known += changes(old.manifest)
+        known = [*changes(old.manifest), *known]  # so that of the same second the older detector's come first
         text = f"{candidate.name} took the place of {old.digest()[:16]}"
     failed = [check.says for check in checks if check.passed is False]
     text += f"; by force, although: {'; '.join(failed)}" if failed else f"; {len(checks)} checks, none failed"
@@ -177,6 +177,8 @@ def _copy(source: Path, target: Path, said: Sequence[Change] = ()) -> None:
     manifest = dataclasses.replace(opened.manifest, name=target.name, training=training, reports=reports)
     Artifact.create(target, manifest, {name: source / name for name in opened.manifest.files})
     inherit(source, target)
+    if (source / PICTURE).is_file():
+        shutil.copyfile(source / PICTURE, target / PICTURE)
 
 
 def _take(candidate: Path, place: Path, said: Sequence[Change]) -> Path:

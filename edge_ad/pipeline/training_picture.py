@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_ad.artifact import Artifact, write_atomically
+from edge_ad.artifact import PICTURE, Artifact, write_atomically
 from edge_ad.calibrate.calibration import Scores
 from edge_ad.errors import BackendError
 from edge_ad.progress import Progress
@@ -21,7 +21,6 @@ from edge_ad.runtime.predictor import Predictor
 from edge_ad.synthesis.defects import Frames
 from edge_ad.training.triplets import TripletSource
 
-PICTURE = "training.png"  # in the artifact's folder, for people: no file that the manifest lists
 _DEFECTS = 4
 _BLUE, _RED = "#2b6cb0", "#c5303a"
 

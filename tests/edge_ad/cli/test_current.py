@@ -118,6 +118,7 @@ def test_a_candidate_takes_the_place_after_checks_and_the_way_back_is_open(capsy
 
     code, out, err = run(capsys, "calibrate", "--false-alarms", "0.2")
     assert "using detectors/photos-2" in err
+    Path("detectors/photos-2/training.png").write_bytes(b"picture")
     code, out, err = run(capsys, "promote")
     assert (code, out) == (0, "detectors/photos\n"), err
     assert "of 16 good parts rejected, at most 1 in 5 promised" in err
@@ -126,6 +127,7 @@ def test_a_candidate_takes_the_place_after_checks_and_the_way_back_is_open(capsy
     now = Artifact.open("detectors/photos")
     assert (now.manifest.name, now.manifest.calibration["false_alarm_rate"]) == ("photos", 0.2)
     assert not Path("detectors/photos-2").exists()
+    assert Path("detectors/photos/training.png").read_bytes() == b"picture"
     assert Artifact.open("detectors/photos-earlier").manifest.calibration == first
 
     said = changes(now.manifest)
