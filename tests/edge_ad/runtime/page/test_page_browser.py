@@ -1,7 +1,6 @@
 """The operator page in headless Chromium: it fits, it answers the keyboard, it reports what is wrong."""
 
 import importlib.util
-import shutil
 import time
 from pathlib import Path
 
@@ -9,34 +8,16 @@ import pytest
 
 from edge_ad.runtime.page.server import OperatorPage, PageConfig
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
 pytestmark = [
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium or chromedriver is not installed"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # selenium's own sockets
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-webdriver = pytest.importorskip("selenium.webdriver")
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
 _spec = importlib.util.spec_from_file_location("page_line", Path(__file__).with_name("page_line.py"))
 page_line = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(page_line)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for switch in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(switch)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield browser
-    browser.quit()
 
 
 @pytest.fixture(scope="module")
