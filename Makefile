@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard kernels/csrc/*)
 
-.PHONY: help demo test system lint architecture clean
+.PHONY: help demo test system lint architecture bench clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -28,6 +28,16 @@ lint: $(VENV)/.dev ## Check style and types.
 architecture: $(VENV)/.dev ## Count lines and arrows between rooms, and draw docs/architecture.svg anew.
 	$(BIN)/python tests/benchmarks/architecture.py --svg docs/architecture.svg
 
+bench: $(VENV)/.dev .venv-bench/.done ## Run EdgeAD and its peers on CATEGORY=FOLDER in MVTec AD's layout; ARGS=... for run.py.
+	@test -n "$(CATEGORY)" || { echo "name a category: make bench CATEGORY=data/mvtec_ad/bottle"; exit 2; }
+	$(BIN)/python tests/benchmarks/field/run.py $(CATEGORY) $(ARGS)
+	$(BIN)/python tests/benchmarks/field/table.py
+
+.venv-bench/.done: tests/benchmarks/field/requirements.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --requirement tests/benchmarks/field/requirements.txt
+	@touch $@
+
 docs: $(VENV)/.docs ## Build the documentation as a site with search, in build/site; warnings are errors.
 	$(BIN)/mkdocs build
 
@@ -49,4 +59,4 @@ $(VENV)/.docs: pyproject.toml | $(BIN)/python
 	@touch $@
 
 clean: ## Remove .venv and what was built.
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) .venv-bench build *.egg-info
