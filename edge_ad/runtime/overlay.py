@@ -98,10 +98,10 @@ def draw_banner(frame: Frame, decision: str, text: str = "") -> Frame:
     drawn = frame.copy()
     drawn[:height] = COLOURS.get(decision, COLOURS["ERROR"])
     size, margin = height * 0.75, height // 4
-    used = write_text(drawn, decision, (margin, height // 2), size, (255, 255, 255), bold=True)
+    used = draw_text(drawn, decision, (margin, height // 2), size, (255, 255, 255), bold=True)
     room = frame.shape[1] - used - 3 * margin
     if text and room > height:
-        write_text(drawn, text, (margin + used + margin, height // 2), size * 0.85, (255, 255, 255), room)
+        draw_text(drawn, text, (margin + used + margin, height // 2), size * 0.85, (255, 255, 255), room)
     return drawn
 
 
@@ -199,14 +199,14 @@ _LINE = 22
 
 def _title_band(title: str, width: int) -> Frame:
     band = np.full((_LINE + 14, width, 3), _PAPER, np.uint8)
-    write_text(band, title, (_GAP, band.shape[0] // 2), 17, _INK, width - 2 * _GAP, bold=True)
+    draw_text(band, title, (_GAP, band.shape[0] // 2), 17, _INK, width - 2 * _GAP, bold=True)
     return band
 
 
 def _header_band(cell_width: int, width: int) -> Frame:
     band = np.full((_LINE, width, 3), _PAPER, np.uint8)
     for i, name in enumerate(("image", "truth", "map", "verdict")):
-        write_text(band, name, (_GAP + i * (cell_width + _GAP), _LINE // 2), 13, _FAINT, cell_width)
+        draw_text(band, name, (_GAP + i * (cell_width + _GAP), _LINE // 2), 13, _FAINT, cell_width)
     return band
 
 
@@ -226,9 +226,9 @@ def _row_band(row: SheetRow, scale: ScoreScale, cell: tuple[int, int], width: in
         band[: picture.shape[0], left : left + picture.shape[1]] = picture
     middle = frame.shape[0] + _LINE // 2
     right = _GAP + 3 * (cell[1] + _GAP)
-    write_text(band, row.caption, (_GAP, middle), 13, _INK, right - 2 * _GAP)
+    draw_text(band, row.caption, (_GAP, middle), 13, _INK, right - 2 * _GAP)
     note = f"WRONG  {row.note}" if row.wrong else row.note
-    write_text(band, note, (right, middle), 13, COLOURS["NG"] if row.wrong else _INK, cell[1], bold=row.wrong)
+    draw_text(band, note, (right, middle), 13, COLOURS["NG"] if row.wrong else _INK, cell[1], bold=row.wrong)
     return band
 
 
@@ -261,7 +261,7 @@ def _stroke(frame: Frame) -> int:
     return max(1, round(min(frame.shape[:2]) / 240))
 
 
-def write_text(
+def draw_text(
     picture: Frame,
     text: str,
     at: tuple[int, int],
@@ -270,7 +270,7 @@ def write_text(
     room: float = float("inf"),
     bold: bool = False,
 ) -> int:
-    """Write into the picture, `size` pixels high, left end and middle at `at`, cut to `room`; pixels it took."""
+    """Draw text into the picture, `size` pixels high, left end and middle at `at`, cut to `room`; pixels it took."""
     plain = (letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
     text = "".join(plain).encode("ascii", "replace").decode()  # OpenCV's fonts have no more
     factor, stroke = size / 30, max(1, round(size / (10 if bold else 16)))

@@ -15,10 +15,10 @@ from edge_ad.runtime.overlay import (
     Frame,
     blend_heat,
     draw_boxes,
+    draw_text,
     outline,
     resize_to,
     scale_boxes,
-    write_text,
 )
 
 WIDTH, GAP, LINE = 1230, 15, 24
@@ -55,8 +55,8 @@ def _fitted(frame: Frame) -> tuple[Frame, tuple[int, int]]:
 
 def _banner(one: Explanation) -> Frame:
     band = np.full((54, WIDTH, 3), COLOURS.get(one.decision, COLOURS["ERROR"]), np.uint8)
-    used = write_text(band, one.decision, (GAP, 27), 34, WHITE, bold=True)
-    write_text(band, sentences(one)[0], (GAP + used + 24, 27), 20, WHITE, WIDTH - used - 3 * GAP)
+    used = draw_text(band, one.decision, (GAP, 27), 34, WHITE, bold=True)
+    draw_text(band, sentences(one)[0], (GAP + used + 24, 27), 20, WHITE, WIDTH - used - 3 * GAP)
     return band
 
 
@@ -66,7 +66,7 @@ def _columns(*cells: tuple[str, Frame]) -> Frame:
     band = np.full((LINE + height + GAP, WIDTH, 3), PAPER, np.uint8)
     for i, (caption, picture) in enumerate(cells):
         left = GAP + i * (CELL + GAP)
-        write_text(band, caption, (left, LINE // 2 + 2), 15, INK, CELL, bold=True)
+        draw_text(band, caption, (left, LINE // 2 + 2), 15, INK, CELL, bold=True)
         band[LINE : LINE + picture.shape[0], left : left + picture.shape[1]] = picture
     return band
 
@@ -102,7 +102,7 @@ def _gauge(one: Explanation, height: int) -> Frame:
     picture = np.full((max(height, 150), CELL, 3), PAPER, np.uint8)
     known = [value for value in (one.score, one.limit, *one.good_scores[-1:]) if value is not None]
     if not known:
-        write_text(picture, "There is no score.", (0, 40), 16, INK, CELL)
+        draw_text(picture, "There is no score.", (0, 40), 16, INK, CELL)
         return picture
     low, high = min(0.0, *known), max(*known, 1e-6) * 1.08
     room = CELL - 20
@@ -112,24 +112,24 @@ def _gauge(one: Explanation, height: int) -> Frame:
 
     y, line = 24, 22
     if one.good_scores:
-        write_text(picture, f"{one.normals or ''} good parts".strip(), (10, y), 15, FAINT, room)
+        draw_text(picture, f"{one.normals or ''} good parts".strip(), (10, y), 15, FAINT, room)
         cv2.rectangle(picture, (at(one.good_scores[0]), y + 12), (at(one.good_scores[-1]), y + 12 + line), PALE, -1)
         for value in one.good_scores:
             cv2.line(picture, (at(value), y + 14), (at(value), y + 10 + line), COLOURS["OK"], 1)
         y += 64
     if one.score is not None:
-        write_text(picture, f"this part: {one.score:.2f}", (10, y), 15, INK, room, bold=True)
+        draw_text(picture, f"this part: {one.score:.2f}", (10, y), 15, INK, room, bold=True)
         cv2.rectangle(picture, (at(0), y + 12), (at(one.score), y + 12 + line), COLOURS[one.decision], -1)
         y += 64
     for name, share in _shares(one):
-        write_text(picture, f"of which {name}: {share:.2f}", (24, y), 15, INK, room)
+        draw_text(picture, f"of which {name}: {share:.2f}", (24, y), 15, INK, room)
         cv2.rectangle(picture, (at(0), y + 12), (at(share), y + 12 + line), FAINT, -1)
         y += 56
     if one.limit is not None:
         cv2.line(picture, (at(one.limit), 24), (at(one.limit), y - 8), INK, 2)
         right = at(one.limit) > CELL * 0.6
         text = f"limit {one.limit:.2f}"
-        write_text(picture, text, (at(one.limit) - (95 if right else -6), y + 4), 15, INK, room, bold=True)
+        draw_text(picture, text, (at(one.limit) - (95 if right else -6), y + 4), 15, INK, room, bold=True)
     return picture
 
 
@@ -189,13 +189,13 @@ def _bars(layers: Sequence[LayerDistance]) -> Frame:
         seen = "patch alone" if layer.scale == 1 else f"with neighbours, {layer.scale} x {layer.scale}"
         blocks = f"block {first}" if first == last else f"blocks {first}-{last}"
         y = 4 + row * i
-        write_text(picture, f"{blocks}, {seen}: {layer.times:.1f}", (10, y + row // 4), row / 4, INK, CELL - 20)
+        draw_text(picture, f"{blocks}, {seen}: {layer.times:.1f}", (10, y + row // 4), row / 4, INK, CELL - 20)
         colour = COLOURS["NG"] if layer.times >= 2 else COLOURS["UNSURE"] if layer.times >= USUAL else COLOURS["OK"]
         cv2.rectangle(picture, (10, y + row // 2), (10 + round(unit * layer.times), y + row - 8), colour, -1)
         cv2.line(picture, (one, y + row // 2 - 3), (one, y + row - 5), INK, 2)
     y = 4 + row * len(layers) + 14
-    write_text(picture, "black line: usual among good parts", (10, y), 15, INK, CELL - 20)
-    write_text(picture, "low blocks see texture and edges, high ones shape and place", (10, y + 26), 14, FAINT, CELL)
+    draw_text(picture, "black line: usual among good parts", (10, y), 15, INK, CELL - 20)
+    draw_text(picture, "low blocks see texture and edges, high ones shape and place", (10, y + 26), 14, FAINT, CELL)
     return picture
 
 
@@ -204,7 +204,7 @@ def _text(lines: list[str]) -> Frame:
     wrapped = [row for line in lines[1:] for row in _wrapped(line)]
     band = np.full((LINE * len(wrapped) + 2 * GAP, WIDTH, 3), PAPER, np.uint8)
     for i, row in enumerate(wrapped):
-        write_text(band, row, (GAP, GAP + LINE * i + LINE // 2), 16, INK, WIDTH - 2 * GAP)
+        draw_text(band, row, (GAP, GAP + LINE * i + LINE // 2), 16, INK, WIDTH - 2 * GAP)
     return band
 
 
