@@ -2,10 +2,30 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-HEAVY = ("torch", "timm", "diffusers", "accelerate", "onnx", "PIL", "scipy", "sklearn", "skimage", "triton")
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[1]
+
+HEAVY = (
+    "torch",
+    "timm",
+    "diffusers",
+    "accelerate",
+    "onnx",
+    "PIL",
+    "scipy",
+    "sklearn",
+    "skimage",
+    "triton",
+    "matplotlib",
+)
 TORCH_FREE = (
     "edge_ad",
     "edge_ad.artifact",
@@ -18,7 +38,9 @@ TORCH_FREE = (
     "edge_ad.runtime.engines.runner",
     "edge_ad.runtime.explain.picture",
     "edge_ad.runtime.predictor",
+    "edge_ad.report",
     "edge_ad.runtime.sinks.store",
+    "edge_ad.training.photos",
     "edge_ad.calibrate.calibration",
     "edge_ad.cli",
 )
@@ -65,3 +87,11 @@ def test_errors_are_one_line_and_a_hint(tmp_path):
     assert "Traceback" not in done.stderr
     debug = python(f"from edge_ad.cli import main; main(['--debug', {words}])")
     assert "Traceback" in debug.stderr
+
+
+def test_every_file_of_a_page_is_packaged():
+    """An editable install finds them anyway; a wheel only where pyproject.toml names the folder."""
+    named = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"]
+    folders = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "edge_ad").rglob("static")}
+    assert folders == {"edge_ad.report", "edge_ad.runtime.page"}
+    assert all(named.get(folder) == ["static/*"] for folder in folders)
