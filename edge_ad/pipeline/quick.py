@@ -23,7 +23,7 @@ from edge_ad.training.triplets import LONGEST_SIDE, choose_triplets
 from edge_ad.workspace import check_output
 
 REMEMBERED = 48  # photos in the memory: more add little where only `prototypes` of their tokens are kept
-HELD_OUT = 24  # photos that the first threshold and the range of normal pixels rest on
+HELD_OUT = 24  # photos that the first threshold rests on, at most
 
 
 def train_quick(
@@ -62,8 +62,9 @@ def train_quick(
     key = run_key(config, photos.samples, source, teacher.sha256)
     run = TrainingRun(config, work_folder(out), key, progress, device=device)
     seen = extract_memory(run, detector, normals, source, photos.reader, REMEMBERED)
-    scored = held_out[:HELD_OUT]
-    measure_normals(run, detector, scored, photos.reader)
+    measure_normals(run, detector, held_out[:HELD_OUT], photos.reader)
+    others = [*held_out, *normals[len(seen) :]]  # good parts that the memory does not know
+    scored = others[:HELD_OUT]
     progress.phase("writing the artifact", 1)
     record = {
         "steps": 0, "seconds": time.monotonic() - began, "losses": {}, "normals": len(seen), "held_out": len(scored),
@@ -74,8 +75,8 @@ def train_quick(
     scores = set_first_threshold(artifact, scored, photos.reader, progress)
     write_training_picture(artifact, scores, source, photos.frames_of(scored, LONGEST_SIDE), progress)
     progress.say(
-        f"remembered {len(seen)} of {len(normals)} normals, scored {len(scored)} of {len(held_out)} held "
-        "out; nothing was optimised: the same command with --resume instead of --quick trains on from here"
+        f"remembered {len(seen)} photos, set the threshold from {len(scored)} of the {len(others)} others; nothing "
+        "was optimised: the same command with --resume instead of --quick trains on from here"
     )
     return Artifact.open(out)
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 import edge_ad
+from edge_ad.artifact import photo_key
 from edge_ad.config import Config
 from edge_ad.data.held_out import training_photos
 from edge_ad.data.samples import scan
@@ -31,8 +32,16 @@ def test_a_few_photos_are_enough_for_a_first_look(tiny_config, write_photos, tmp
 def test_more_photos_than_needed_are_left_out_and_said(tiny_config, write_photos, tmp_path, monkeypatch):
     write_photos(tmp_path / "data", 20)
     monkeypatch.setattr(quick, "REMEMBERED", 8)
-    monkeypatch.setattr(quick, "HELD_OUT", 2)
-    said = []
+    monkeypatch.setattr(quick, "HELD_OUT", 7)
+    said, judged = [], []
+    honest = quick.set_first_threshold
+    monkeypatch.setattr(
+        quick,
+        "set_first_threshold",
+        lambda artifact, samples, *rest: (
+            judged.extend(one.path for one in samples) or honest(artifact, samples, *rest)
+        ),
+    )
 
     class Words(edge_ad.progress.NoProgress):
         def say(self, text, style=""):
@@ -42,7 +51,9 @@ def test_more_photos_than_needed_are_left_out_and_said(tiny_config, write_photos
         tmp_path / "data", tmp_path / "part", tiny_config, device="cpu", weights="random", progress=Words()
     )
     assert artifact.manifest.training["normals"] == len(artifact.trained_on()) == 8
-    assert any(text.startswith("remembered 8 of 16 normals, scored 2 of 4 held out") for text in said)
+    assert any(text.startswith("remembered 8 photos, set the threshold from 7 of the 12 others") for text in said)
+    assert artifact.manifest.calibration["normals"] == 7  # four held out, three that the memory had no room for
+    assert not {photo_key(path) for path in judged} & artifact.trained_on()
 
 
 def test_training_goes_on_from_the_features_of_the_first_look(tiny_config, write_photos, tmp_path, monkeypatch):
