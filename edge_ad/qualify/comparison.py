@@ -16,7 +16,7 @@ def marks_against_defects(real: Mapping[str, Any], probes: Mapping[str, Any]) ->
     """A row for each kind of real defects with masks: parts, found, expected by the marks' curves, agree, chance.
 
     real, probes: as the studies give them. Each defect is compared with the marks of its shape at the contrast
-    nearest to its own. chance: how likely a number at least as far from the expected one is where the
+    nearest to its own (as a ratio). chance: how likely a number at least as far from the expected one is where the
     marks are right.
     """
     rows = []
@@ -42,11 +42,28 @@ def marks_against_defects(real: Mapping[str, Any], probes: Mapping[str, Any]) ->
     return rows
 
 
+def compared_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The comparison in words: of which kinds the marks predict how many are found, and of which not."""
+    agree = [f"{row['kind']} ({_counts(row)})" for row in rows if row["agree"]]
+    apart = [f"{row['kind']} ({_counts(row)})" for row in rows if not row["agree"]]
+    said = (
+        [f"marks of the same shape and contrast predict how many are found of: {', '.join(agree)}"] if agree else []
+    )
+    if apart:
+        said.append(f"they do NOT for: {', '.join(apart)}; believe the real defects")
+    return "; ".join(said)
+
+
+def _counts(row: Mapping[str, Any]) -> str:
+    return f"{row['found']} of {row['parts']} found, {row['expected']:.1f} predicted"
+
+
 def _expected(rows: Sequence[Mapping[str, Any]], length: float, width: float, contrast: float) -> float:
     """The share of marks like this defect that are found, 0..1."""
     thin = length > THIN * width
     kind, size = ("hair scratch", length) if thin else ("spot", math.sqrt(length * width))
-    row = min((one for one in rows if one["kind"] == kind), key=lambda one: abs(one["contrast"] - contrast))
+    nearest = math.log(max(contrast, 1.0))
+    row = min((one for one in rows if one["kind"] == kind), key=lambda one: abs(math.log(one["contrast"]) - nearest))
     limit = row["limit"]
     if limit["b1"] is not None and limit["b1"] > 0:
         return float(1 / (1 + np.exp(-np.clip(limit["b0"] + limit["b1"] * math.log(size), -60, 60))))

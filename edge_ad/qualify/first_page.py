@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from edge_ad.qualify.comparison import compared_text
 from edge_ad.qualify.document import Document
 
 STUDIES = {
@@ -82,6 +83,8 @@ def summary(report: Mapping[str, Any], unit: float, name: str) -> list[str]:
                     f"Test marks, {row['kind']}, 50 gray levels of contrast: {limit}. "
                     "An optical limit, not a miss rate."
                 )
+    if report.get("marks_against_defects"):
+        lines.append(f"Test marks against real defects: {compared_text(report['marks_against_defects'])}.")
     if report.get("confirmed_misses"):
         misses = report["confirmed_misses"]
         passed = [miss["name"] for miss in misses if not miss["caught"]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,9 +102,18 @@ def _kind(found: Sequence[tuple[float, Any]], threshold: float) -> dict[str, Any
     return table
 
 
-def probe_limits(subject: Subject, trials: int = 60) -> dict[str, Any]:
+def contrasts_for(real: Mapping[str, Any] | None) -> tuple[float, ...]:
+    """The contrasts of the marks: CONTRASTS, and a fainter one like the faintest kind of real defects where that is
+    far below them, since a comparison with stronger marks would promise too much."""
+    tables = (real or {}).get("kinds", {})
+    faintest = min((t["median_contrast"] for t in tables.values() if "median_contrast" in t), default=math.inf)
+    return (max(4, round(faintest)), *CONTRASTS) if faintest < CONTRASTS[0] / math.sqrt(2) else CONTRASTS
+
+
+def probe_limits(subject: Subject, trials: int = 60, contrasts: Sequence[float] = CONTRASTS) -> dict[str, Any]:
     """By kind of mark and contrast: the limit over size, from hits and misses and from the scores; then by region.
 
+    contrasts: gray levels, growing; regions are told at the last.
     Marks lie at random places of the part, each trial on the next photo. Sizes are drawn log-uniformly between half
     the largest size that a pilot never found and twice the smallest it always found; the pilot is not counted.
     """
@@ -112,7 +121,7 @@ def probe_limits(subject: Subject, trials: int = 60) -> dict[str, Any]:
     rng = np.random.default_rng(subject.seed)
     rows, pooled = [], []
     for kind in KINDS:
-        for contrast in CONTRASTS:
+        for contrast in contrasts:
             low, high = _pilot(subject, accepted, kind, contrast, rng)
             sizes = np.exp(rng.uniform(math.log(low), math.log(high), trials))
             found = _tried(subject, accepted, kind, sizes, contrast, rng)
@@ -123,10 +132,10 @@ def probe_limits(subject: Subject, trials: int = 60) -> dict[str, Any]:
     regions = []
     for kind in KINDS:
         for name, rim in (("inside", False), ("rim", True)):
-            chosen = [t for k, c, t in pooled if k == kind and c == CONTRASTS[-1] and t.rim == rim]
+            chosen = [t for k, c, t in pooled if k == kind and c == contrasts[-1] and t.rim == rim]
             if chosen:
                 regions.append(
-                    {"kind": kind, "region": name, "contrast": CONTRASTS[-1], **_fits(chosen, subject.threshold)}
+                    {"kind": kind, "region": name, "contrast": contrasts[-1], **_fits(chosen, subject.threshold)}
                 )
     frame = subject.canvas(accepted[0])[0]
     return {
@@ -202,9 +211,9 @@ def probe_map(subject: Subject, cells: int = CELLS, contrast: float = CONTRASTS[
     }
 
 
-def pictures(trials: int) -> int:
-    """How many pictures `probe_limits` scores."""
-    return len(KINDS) * len(CONTRASTS) * (PILOT_SIZES * PILOT_TRIALS + trials)
+def pictures(trials: int, contrasts: int = len(CONTRASTS)) -> int:
+    """How many pictures `probe_limits` scores, with so many contrasts."""
+    return len(KINDS) * contrasts * (PILOT_SIZES * PILOT_TRIALS + trials)
 
 
 def map_pictures(cells: int) -> int:

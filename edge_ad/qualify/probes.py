@@ -7,6 +7,7 @@ optical limit (this much must change for the detector to see it), no miss rate o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -74,8 +75,9 @@ class Measured(NamedTuple):
 def measure_defect(frame: Frame, mask: Mask) -> Measured | None:
     """Size and contrast of the largest region of the mask [H, W]; None where the mask is empty.
 
-    Contrast is the 90th percentile of |gray - median gray of a ring around the defect|, so that a hair in a
-    generously drawn mask counts with its own gray.
+    Contrast is the 90th percentile of the difference to the surroundings, in the colour where it is greatest: so a
+    hair in a generously drawn mask counts with its own gray. The surroundings are carried across the defect from all
+    around it (a Gaussian mean of the pixels outside the mask), since parts are shaded and printed on.
     """
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     if count < 2:
@@ -84,11 +86,26 @@ def measure_defect(frame: Frame, mask: Mask) -> Measured | None:
     points = cv2.findNonZero(region.astype(np.uint8))
     length = max(cv2.minAreaRect(points)[1]) + 1.0
     area = float(np.count_nonzero(region))
-    reach = max(3, round(math.sqrt(area) / 4)) * 2 + 1
-    around = cv2.dilate(mask.astype(np.uint8), np.ones((reach, reach), np.uint8)).astype(bool) & ~mask
-    gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    base = float(np.median(gray[around])) if around.any() else float(np.median(gray))
-    return Measured(length, area / length, float(np.percentile(np.abs(gray[region] - base), 90)))
+    width = area / length
+    reach = max(2.0, width / 2)
+    window = _window(cv2.boundingRect(points), math.ceil(4 * reach), mask.shape)
+    patch, outside = frame[window].astype(np.float32), np.float32(~mask[window])
+    near = cv2.GaussianBlur(outside, (0, 0), reach)
+    around = cv2.GaussianBlur(patch * outside[..., None], (0, 0), reach) / np.maximum(near, 1e-6)[..., None]
+    inside = region[window] & (near > 1e-4)  # the middle of a defect as wide as the picture has no surroundings
+    if not inside.any():
+        return Measured(length, width, 0.0)
+    differences = np.abs(patch - around)[inside]
+    return Measured(length, width, float(np.percentile(differences, 90, axis=0).max()))
+
+
+def _window(box: Sequence[int], more: int, size: tuple[int, ...]) -> tuple[slice, slice]:
+    """The box (x, y, width, height) with so many pixels around it, within the picture."""
+    x, y, width, height = box
+    return (
+        slice(max(0, y - more), min(size[0], y + height + more)),
+        slice(max(0, x - more), min(size[1], x + width + more)),
+    )
 
 
 def places_on(inside: npt.NDArray[np.bool_] | None, size: tuple[int, int], cells: int) -> list[tuple[int, int]]:

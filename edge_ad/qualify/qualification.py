@@ -126,7 +126,7 @@ def qualify(artifact: Path, options: QualifyOptions, *, progress: Progress | Non
             "false_alarms": lambda: study.false_alarms(subject, calibration, products),
             "real": lambda: limits.real_defects(subject) if bad else None,
             "steadiness": lambda: study.steadiness(subject, parts) if parts else None,
-            "probes": lambda: limits.probe_limits(subject, effort.trials),
+            "probes": lambda: limits.probe_limits(subject, effort.trials, limits.contrasts_for(report.get("real"))),
             "map": lambda: limits.probe_map(subject, effort.cells),
             "robustness": lambda: robustness.robustness(
                 subject, calibration.get("false_alarm_rate"), _seen_spot(report), every=effort.every_strength
@@ -155,7 +155,7 @@ def _pictures(
         "false_alarms": good,
         "real": bad,
         "steadiness": sum(len(shots) for _, _, shots in parts),
-        "probes": limits.pictures(effort.trials),
+        "probes": limits.pictures(effort.trials, len(limits.contrasts_for(None)) + bool(bad)),
         "map": limits.map_pictures(effort.cells),
         "robustness": robustness.pictures(taken, min(bad, effort.photos) or taken, every=effort.every_strength),
         "speed": 0,

@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("scipy")
 
-from edge_ad.qualify.comparison import _two_sided, marks_against_defects
+from edge_ad.qualify.comparison import _two_sided, compared_text, marks_against_defects
 
 
 def probes(b1=2.0, b0=-4.0):
@@ -36,6 +36,21 @@ def test_defects_that_are_harder_than_marks_are_told():
     assert row["expected"] == pytest.approx(20 * 0.982, abs=0.01)
     assert row["chance"] < 1e-9
     assert not row["agree"]
+
+
+def test_the_marks_nearest_in_contrast_are_taken_and_words_say_who_agrees():
+    marks = probes()
+    for row in marks["rows"]:
+        row["limit"] = {"b0": 9.0 if row["contrast"] == 100 else -9.0, "b1": 0.001}
+    found = real([3.0] * 9, [False] * 9)
+    found["kinds"]["cut"]["contrasts"] = [45] * 9  # 25 times 1.8, 100 over 2.2
+    found["kinds"]["dent"] = {**real([3.0] * 9, [True] * 9)["kinds"]["cut"], "contrasts": [30] * 9}
+    rows = marks_against_defects(found, marks)
+    assert [row["agree"] for row in rows] == [True, False]
+    assert compared_text(rows) == (
+        "marks of the same shape and contrast predict how many are found of: cut (0 of 9 found, 0.0 predicted); "
+        "they do NOT for: dent (9 of 9 found, 0.0 predicted); believe the real defects"
+    )
 
 
 def test_without_a_curve_the_gap_or_the_share_decides():

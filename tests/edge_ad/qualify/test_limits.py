@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("scipy")
 
 from edge_ad.data.images import write_image
-from edge_ad.qualify.limits import MAP_PHOTOS, map_pictures, probe_map
+from edge_ad.qualify.limits import CONTRASTS, MAP_PHOTOS, contrasts_for, map_pictures, probe_map
 from edge_ad.qualify.subject import Subject
 
 
@@ -56,3 +56,14 @@ def test_where_nothing_is_found_the_map_says_so(subject):
 
     blind = dataclasses.replace(subject, threshold=1e6)
     assert {place["smallest"] for place in probe_map(blind, cells=2)["places"]} == {None}
+
+
+def test_faint_defects_get_marks_as_faint():
+    def real(*medians):
+        return {
+            "kinds": {str(i): {"parts": 3} | ({"median_contrast": m} if m else {}) for i, m in enumerate(medians)}
+        }
+
+    assert contrasts_for(None) == contrasts_for(real(None)) == contrasts_for(real(40.0, 18.0)) == CONTRASTS
+    assert contrasts_for(real(40.0, 11.6)) == (12, *CONTRASTS)
+    assert contrasts_for(real(0.0, 1.0)) == (4, *CONTRASTS)

@@ -2,6 +2,7 @@
 
 import math
 
+import cv2
 import numpy as np
 import pytest
 
@@ -55,6 +56,23 @@ def test_a_drawn_defect_is_measured_as_it_was_drawn():
     assert measured.width == pytest.approx(3, abs=1.2)
     assert measured.contrast == pytest.approx(70, abs=2)
     assert measure_defect(GRAY, np.zeros((80, 120), bool)) is None
+
+
+def test_contrast_is_measured_against_what_lies_beside_the_defect():
+    """On a steep shade, next to print, in a mask six times as wide as the hair, and in one colour only."""
+    shaded = np.repeat(np.tile(np.linspace(60, 220, 120), (80, 1))[..., None], 3, 2).astype(np.uint8)
+    shaded[10:20, 20:100] = 30
+    marked = draw_probe(shaded, Probe("hair scratch", 50, 25, 40.0, 60.0, 0.3, 2.0))
+    mask = cv2.dilate((marked != shaded).any(2).astype(np.uint8), np.ones((9, 9), np.uint8)).astype(bool)
+    assert measure_defect(marked, mask).contrast == pytest.approx(25, abs=7)
+    assert measure_defect(shaded, mask).contrast < 7  # nothing there: what the shade and the print leave
+    red = shaded.copy()
+    red[..., 0] = marked[..., 0]
+    assert measure_defect(red, mask).contrast == pytest.approx(measure_defect(marked, mask).contrast, abs=0.5)
+
+
+def test_a_defect_without_surroundings_has_no_contrast():
+    assert measure_defect(GRAY, np.ones((80, 120), bool)).contrast == 0
 
 
 def test_the_largest_of_several_regions_counts():
