@@ -145,13 +145,18 @@ class _Pages(FPDF):
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>
-body{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:1000px;margin:1.5em auto;padding:0 1em}
-h2{border-bottom:2px solid #ddd;margin-top:2em}hr{border:0;margin:2em 0}
+:root{color-scheme:light dark;--page:#fff;--text:#222;--quiet:#444;--line:#e4e4e4;--warn:#fbeaea}
+@media screen and (prefers-color-scheme:dark){:root{--page:#15181c;--text:#e6e6e6;--quiet:#b4b9c0;--line:#353b43;
+--warn:#43212a}figure img{border-radius:4px}}
+body{font:15px/1.5 system-ui,sans-serif;color:var(--text);background:var(--page);max-width:1000px;margin:1.5em auto;
+padding:0 1em}
+h1,h2,li,p{overflow-wrap:anywhere}h2{border-bottom:2px solid var(--line);margin-top:2em}hr{border:0;margin:2em 0}
 table{border-collapse:collapse;margin:.6em 0;font-size:14px}caption{text-align:left;font-weight:600;padding:.3em 0}
-th,td{padding:.25em .7em;text-align:left;border-bottom:1px solid #e4e4e4;vertical-align:top}
-td:last-child{overflow-wrap:anywhere}
-.wide{overflow-x:auto}figure{margin:1em 0}figure img{max-width:100%}figcaption{font-size:14px;color:#444}
-.warning{border-left:5px solid #c5303a;background:#fbeaea;padding:.5em 1em}
+th,td{padding:.25em .7em;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}
+td:last-child{overflow-wrap:anywhere;min-width:8em}
+.wide{overflow-x:auto}figure{margin:1em 0}figure img{max-width:100%}figcaption{font-size:14px;color:var(--quiet)}
+.warning{border-left:5px solid #c5303a;background:var(--warn);padding:.5em 1em}
+@media print{h2{break-after:avoid}figure,tr{break-inside:avoid}}
 </style></head><body>
 {body}
 </body></html>

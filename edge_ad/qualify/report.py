@@ -149,7 +149,11 @@ def _probes(document: Document, report: Mapping[str, Any], unit: float, name: st
 def _false_alarms(document: Document, found: Mapping[str, Any]) -> None:
     document.add("page")
     document.add("heading", "False alarms")
-    document.add("text", alarm_text(found))
+    document.add(
+        "text",
+        f"{alarm_text(found)} That says something only where these are other photos than those that set the "
+        "threshold.",
+    )
     if found["kept"] is False:
         document.add(
             "warning", "More good parts are rejected than was promised: calibrate again with photos of today's parts."
