@@ -17,6 +17,11 @@ from edge_ad.qualify.document import CHART_DPI
 BLUE, RED = "#2b6cb0", "#c5303a"
 
 
+def short(value: float) -> str:
+    """Two significant digits, without an exponent."""
+    return f"{float(f'{value:.2g}'):g}"
+
+
 def pod_chart(rows: Sequence[Mapping[str, Any]], titles: Sequence[str], unit: float, unit_name: str) -> bytes:
     """Probability of detection over size, a panel a row: trials as ticks, the curve, a90 and a90/95.
 
@@ -46,7 +51,7 @@ def pod_chart(rows: Sequence[Mapping[str, Any]], titles: Sequence[str], unit: fl
                 )
         axis.set(xscale="log", ylim=(-0.1, 1.1), title=title, xlabel=f"size, {unit_name}", ylabel="share found")
         ticks = np.geomspace(sizes.min(), max(sizes.max(), 1.01 * sizes.min()), 4)
-        axis.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+        axis.set_xticks(ticks, [short(tick) for tick in ticks])
         axis.set_xticks([], minor=True)
         axis.legend(fontsize=6, loc="center left")
     for axis in axes[len(rows) :]:
@@ -69,7 +74,7 @@ def map_chart(found: Mapping[str, Any], unit: float, unit_name: str) -> bytes:
         value = place["smallest"]
         shade = 1.0 if value is None else (np.log(value / low) / max(np.log(high / low), 1e-9))
         axis.text(
-            place["x"], place["y"], "none" if value is None else f"{value * unit:.2g}", ha="center", va="center",
+            place["x"], place["y"], "none" if value is None else short(value * unit), ha="center", va="center",
             fontsize=8, color="white",
             bbox={"boxstyle": "round", "color": (0.2 + 0.6 * shade, 0.45 - 0.3 * shade, 0.7 - 0.5 * shade)},
         )  # fmt: skip

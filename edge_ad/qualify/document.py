@@ -15,6 +15,7 @@ from fpdf import FPDF
 from fpdf.fonts import FontFace
 
 CHART_DPI = 130  # of the charts' PNG files
+CELL_MM, LONGEST_WORD = 3.6, 32  # room beside a PDF table's text; letters after which a word may be broken
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,10 @@ class _Pages(FPDF):
         if block.text:
             self._lines(block.text, "B", 8)
         self.set_font("sans", "", 7)
-        widths = [max(7, min(40, max(len(row[i]) for row in block.rows))) for i in range(len(block.rows[0]))]
+        widths = self._widths(block.rows)
         with self.table(
-            borders_layout="HORIZONTAL_LINES", line_height=4, col_widths=tuple(widths), text_align="LEFT",
+            borders_layout="HORIZONTAL_LINES", line_height=4, col_widths=tuple(widths),
+            width=min(sum(widths), self.epw), align="LEFT", text_align="LEFT",
             headings_style=FontFace(emphasis="BOLD"), padding=0.6,
         ) as table:  # fmt: skip
             for row in block.rows:
@@ -134,6 +136,20 @@ class _Pages(FPDF):
                 for cell in row:
                     cells.cell(cell)
         self.ln(2)
+
+    def _widths(self, rows: Sequence[Sequence[str]]) -> list[float]:
+        """Millimetres of each column: what its cells want, or less where that is too much, but no word is broken."""
+        self.set_font("sans", "B", 7)
+        columns = list(zip(*rows, strict=True))
+        wanted = [max(map(self.get_string_width, column)) + CELL_MM for column in columns]
+        words = [max((word[:LONGEST_WORD] for cell in column for word in cell.split()), key=len, default="")
+                 for column in columns]  # fmt: skip
+        least = [min(self.get_string_width(word) + CELL_MM, want) for word, want in zip(words, wanted, strict=True)]
+        self.set_font("sans", "", 7)
+        share = (self.epw - sum(least)) / max(sum(wanted) - sum(least), 1e-9)
+        if share < 0:  # too many columns
+            return [self.epw * one / sum(least) for one in least]
+        return [low + min(share, 1.0) * (want - low) for low, want in zip(least, wanted, strict=True)]
 
     def _chart(self, block: Block) -> None:
         width_px = int.from_bytes(block.chart[16:20], "big")  # of the PNG's header

@@ -84,7 +84,8 @@ def summary(report: Mapping[str, Any], unit: float, name: str) -> list[str]:
                     "An optical limit, not a miss rate."
                 )
     if report.get("marks_against_defects"):
-        lines.append(f"Test marks against real defects: {compared_text(report['marks_against_defects'])}.")
+        said = compared_text(report["marks_against_defects"])
+        lines.append(f"Test marks of the same shape, size and contrast against real defects: {said}.")
     if report.get("confirmed_misses"):
         misses = report["confirmed_misses"]
         passed = [miss["name"] for miss in misses if not miss["caught"]]
@@ -106,25 +107,39 @@ def summary(report: Mapping[str, Any], unit: float, name: str) -> list[str]:
         rows = report["robustness"]["rows"]
         broken = [row for row in rows if row["warned_in_time"] is not None]
         warned = sum(bool(row["warned_in_time"]) for row in broken)
+        evident = sum(all_rejected(row, report["robustness"]["good"]) for row in broken)
         lines.append(
             f"Robustness ({report['robustness']['good']} good parts, {report['robustness']['defects']} defects): "
-            f"{len(broken)} of {len(rows)} disturbances broke the promise or the detection at some strength; "
-            "the drift "
-            f"watch warned at that strength or before in {warned} of {len(broken)}."
+            f"{len(broken)} of {len(rows)} disturbances broke the promise or the detection at some strength; the "
+            f"drift watch warned at that strength or before in {warned} of {len(broken)}"
+            + (f", and in {evident} every part is rejected from there on, so that it sees none." if evident else ".")
         )
     if report.get("speed"):
         lines.append("Speed: " + _speed_text(report["speed"]))
     return lines
 
 
+def all_rejected(row: Mapping[str, Any], good: int) -> bool:
+    """Whether a disturbance that the watch did not warn of has every good part rejected where it breaks the line."""
+    broken = [row[name] for name in ("promise_breaks", "detection_breaks") if row[name] is not None]
+    return row["warned_in_time"] is False and row["steps"][min(broken)].get("alarms") == good
+
+
 def _limit_text(limit: Mapping[str, Any], unit: float, name: str) -> str:
     sizes = f"{limit['smallest'] * unit:.3g} to {limit['largest'] * unit:.3g} {name}"
     basis = f"({limit['hits']} of {limit['trials']} found, sizes {sizes})"
-    said = []
-    if limit["a90"] is not None:
+    said, tried = [], limit["largest"]
+    if limit["a90"] is not None and limit["a90"] <= tried:
         said.append(f"nine in ten are found from {limit['a90'] * unit:.3g} {name} on")
-    if limit["a90_95"] is not None:
-        said.append(f"with 95 % confidence from {limit['a90_95'] * unit:.3g} {name} on")
+        if limit["a90_95"] is not None:
+            sure = (
+                f"from {limit['a90_95'] * unit:.3g} {name} on"
+                if limit["a90_95"] <= tried
+                else "not at any size tried"
+            )
+            said.append(f"with 95 % confidence {sure}")
+    elif limit["a90"] is not None:
+        said.append("nine in ten are not found at any size tried")
     said += [limit["note"]] if limit["note"] else []
     return f"{'; '.join(said)} {basis}"
 

@@ -65,7 +65,7 @@ def draw_probe(frame: Frame, probe: Probe) -> Frame:
 
 
 class Measured(NamedTuple):
-    """Of a real defect: length (longest extent) and mean width, pixels; contrast to its surroundings, gray levels."""
+    """Of a real defect: length (longest extent) and mean width of what stands out, pixels; contrast, gray levels."""
 
     length: float
     width: float
@@ -75,9 +75,11 @@ class Measured(NamedTuple):
 def measure_defect(frame: Frame, mask: Mask) -> Measured | None:
     """Size and contrast of the largest region of the mask [H, W]; None where the mask is empty.
 
-    Contrast is the 90th percentile of the difference to the surroundings, in the colour where it is greatest: so a
-    hair in a generously drawn mask counts with its own gray. The surroundings are carried across the defect from all
-    around it (a Gaussian mean of the pixels outside the mask), since parts are shaded and printed on.
+    What stands out is the pixels that differ from the surroundings by half as much as the region's 90th percentile
+    or more, in the colour where that is greatest: so a hair in a generously drawn mask counts with its own gray and
+    width. Contrast is their median difference, width their area over the length. The surroundings are carried across
+    the defect from all around it (a Gaussian mean of the pixels outside the mask), since parts are shaded and printed
+    on.
     """
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     if count < 2:
@@ -85,8 +87,7 @@ def measure_defect(frame: Frame, mask: Mask) -> Measured | None:
     region = labels == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
     points = cv2.findNonZero(region.astype(np.uint8))
     length = max(cv2.minAreaRect(points)[1]) + 1.0
-    area = float(np.count_nonzero(region))
-    width = area / length
+    width = float(np.count_nonzero(region)) / length  # of the mask
     reach = max(2.0, width / 2)
     window = _window(cv2.boundingRect(points), math.ceil(4 * reach), mask.shape)
     patch, outside = frame[window].astype(np.float32), np.float32(~mask[window])
@@ -96,7 +97,10 @@ def measure_defect(frame: Frame, mask: Mask) -> Measured | None:
     if not inside.any():
         return Measured(length, width, 0.0)
     differences = np.abs(patch - around)[inside]
-    return Measured(length, width, float(np.percentile(differences, 90, axis=0).max()))
+    high = np.percentile(differences, 90, axis=0)
+    seen = differences[:, int(high.argmax())]
+    strong = seen >= high.max() / 2
+    return Measured(length, max(1.0, width * float(strong.mean())), float(np.median(seen[strong])))
 
 
 def _window(box: Sequence[int], more: int, size: tuple[int, ...]) -> tuple[slice, slice]:

@@ -46,7 +46,7 @@ class Effort(NamedTuple):
 
 EFFORTS = {
     "quick": Effort(16, 30, 5),
-    "normal": Effort(40, 60, 8),
+    "normal": Effort(30, 60, 8),
     "thorough": Effort(100, 120, 12, every_strength=True),
 }
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edge_ad.qualify.charts import map_chart, pod_chart, repeat_chart, robustness_chart
+from edge_ad.qualify.charts import map_chart, pod_chart, repeat_chart, robustness_chart, short
 from edge_ad.qualify.document import Document
-from edge_ad.qualify.first_page import add_first_page, alarm_text
+from edge_ad.qualify.first_page import add_first_page, alarm_text, all_rejected
 
 ACCEPTED = 60  # rows of who accepted what that are printed
 
@@ -33,8 +33,12 @@ def write_document(report: Mapping[str, Any]) -> Document:
     return document
 
 
-def _size(value: float | None, unit: float) -> str:
-    return "-" if value is None else f"{value * unit:.3g}"
+def _size(limit: Mapping[str, Any], key: str, unit: float) -> str:
+    """The limit's a90 or a90_95; beyond the sizes tried only that it lies there, since a curve says little there."""
+    value = limit[key]
+    if value is None:
+        return "-"
+    return f"{value * unit:.3g}" if value <= limit["largest"] else f"> {limit['largest'] * unit:.3g}"
 
 
 def _compared(document: Document, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -80,8 +84,9 @@ def _real(
     rows = []
     for kind, table in real["kinds"].items():
         limit = table.get("limit") or {"a90": None, "a90_95": None, "note": "no masks: sizes unknown"}
-        rows.append([kind, table["parts"], table["missed"], f"{table['miss_bound']:.1%}", _size(limit["a90"], unit),
-                     _size(limit["a90_95"], unit), _size(table.get("median_width"), unit),
+        rows.append([kind, table["parts"], table["missed"], f"{table['miss_bound']:.1%}", _size(limit, "a90", unit),
+                     _size(limit, "a90_95", unit),
+                     f"{table['median_width'] * unit:.3g}" if "median_width" in table else "-",
                      f"{table['median_contrast']:.0f}" if "median_contrast" in table else "-",
                      limit["note"]])  # fmt: skip
     document.add("table", rows=[head, *rows])
@@ -115,9 +120,9 @@ def _probes(document: Document, report: Mapping[str, Any], unit: float, name: st
     head = ["kind", "contrast", "marks", "found", f"a90, {name}", f"a90/95, {name}", f"a90 from scores, {name}",
             f"a90/95 from scores, {name}", "note"]  # fmt: skip
     rows = [
-        [row["kind"], row["contrast"], row["limit"]["trials"], row["limit"]["hits"], _size(row["limit"]["a90"], unit),
-         _size(row["limit"]["a90_95"], unit), _size(row["from_scores"]["a90"], unit),
-         _size(row["from_scores"]["a90_95"], unit),
+        [row["kind"], row["contrast"], row["limit"]["trials"], row["limit"]["hits"], _size(row["limit"], "a90", unit),
+         _size(row["limit"], "a90_95", unit), _size(row["from_scores"], "a90", unit),
+         _size(row["from_scores"], "a90_95", unit),
          row["limit"]["note"]]
         for row in probes["rows"]
     ]  # fmt: skip
@@ -128,8 +133,8 @@ def _probes(document: Document, report: Mapping[str, Any], unit: float, name: st
     )
     head = ["kind", "where", "marks", "found", f"a90, {name}", f"a90/95, {name}", "note"]
     regions = [
-        [row["kind"], row["region"], row["limit"]["trials"], row["limit"]["hits"], _size(row["limit"]["a90"], unit),
-         _size(row["limit"]["a90_95"], unit), row["limit"]["note"]]
+        [row["kind"], row["region"], row["limit"]["trials"], row["limit"]["hits"], _size(row["limit"], "a90", unit),
+         _size(row["limit"], "a90_95", unit), row["limit"]["note"]]
         for row in probes["regions"]
     ]  # fmt: skip
     if regions:
@@ -141,7 +146,7 @@ def _probes(document: Document, report: Mapping[str, Any], unit: float, name: st
         text = (
             f"Smallest spot of {found['contrast']} gray levels found on all of {found['places'][0]['photos']} "
             "photos at each "
-            f"place; sizes tried: {', '.join(f'{v * unit:.2g}' for v in found['ladder'])} {name}"
+            f"place; sizes tried: {', '.join(short(v * unit) for v in found['ladder'])} {name}"
         )
         document.add("chart", text, chart=map_chart(found, unit, name))
 
@@ -149,9 +154,10 @@ def _probes(document: Document, report: Mapping[str, Any], unit: float, name: st
 def _false_alarms(document: Document, found: Mapping[str, Any]) -> None:
     document.add("page")
     document.add("heading", "False alarms")
+    said = alarm_text(found)
     document.add(
         "text",
-        f"{alarm_text(found)} That says something only where these are other photos than those that set the "
+        f"{said[0].upper()}{said[1:]} That says something only where these are other photos than those that set the "
         "threshold.",
     )
     if found["kept"] is False:
@@ -168,9 +174,12 @@ def _false_alarms(document: Document, found: Mapping[str, Any]) -> None:
             for name, row in found["products"].items())])  # fmt: skip
     if found["regions"]:
         parts = found["regions"][0][0]["parts"]
-        cells = [[f"{cell['alarms']} (≤ {cell['upper']:.1%})" for cell in row] for row in found["regions"]]
+        cells = [
+            [name, *(f"{cell['alarms']} (≤ {cell['upper']:.1%})" for cell in row)]
+            for name, row in zip(("top", "middle", "bottom"), found["regions"], strict=True)
+        ]
         document.add("table", f"By region of the picture: good parts of {parts} marked there, and the bound (95 %)",
-                     rows=[["left", "middle", "right"], *cells])  # fmt: skip
+                     rows=[["", "left", "middle", "right"], *cells])  # fmt: skip
 
 
 def _steadiness(document: Document, study: Mapping[str, Any], threshold: float) -> None:
@@ -246,6 +255,8 @@ def _robustness(document: Document, found: Mapping[str, Any]) -> None:
         warned = None if row["warns"] is None else steps[row["warns"]]["warning"]
         what = "-" if warned is None else f"{warned['number']} {warned['side']}, after {warned['parts']} parts"
         timely = {None: "nothing broke", True: "yes", False: "NO"}[row["warned_in_time"]]
+        if all_rejected(row, found["good"]):
+            what, timely = "it sees accepted parts only", "all rejected"
         tried = " ".join(f"{step['strength']:g}" for step in steps if len(step) > 1)
         rows.append(
             [
@@ -268,7 +279,11 @@ def _robustness(document: Document, found: Mapping[str, Any]) -> None:
         "in time",
     ]
     document.add("table", rows=[head, *rows])
-    late = [row["name"] for row in found["rows"] if row["warned_in_time"] is False]
+    late = [
+        row["name"]
+        for row in found["rows"]
+        if row["warned_in_time"] is False and not all_rejected(row, found["good"])
+    ]
     if late:
         document.add(
             "warning", f"The drift watch did not warn in time of: {', '.join(late)}. Check these by golden parts."
@@ -313,7 +328,7 @@ def _identity(document: Document, report: Mapping[str, Any]) -> None:
 
 
 def _accepted(document: Document, found: Mapping[str, Any]) -> None:
-    rows = [[row["time"], row["by"], row["kind"], row["text"]] for row in found["rows"]]
+    rows = [[row["time"][:19].replace("T", " "), row["by"], row["kind"], row["text"]] for row in found["rows"]]
     if rows:
         document.add(
             "table", "Who accepted what, when (UTC)", rows=[["when", "who", "what", "in words"], *rows[-ACCEPTED:]]

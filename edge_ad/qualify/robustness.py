@@ -71,8 +71,11 @@ def loses_defects(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -
 def pictures(good: int, defects: int, *, every: bool = False) -> int:
     """How many pictures `robustness` scores at most, of so many parts."""
     steps = [len(one.strengths) for one in DISTURBANCES.values()]
-    tried = sum(steps) if every else sum(math.ceil(math.log2(count + 1)) for count in steps)
-    return (good + defects) * tried
+    halved = [math.ceil(math.log2(count + 1)) for count in steps]
+    if every:
+        return (good + defects) * sum(steps)
+    # of good parts, two ladders are halved: the promise's and the watch's
+    return good * sum(min(count, 2 * half) for count, half in zip(steps, halved, strict=True)) + defects * sum(halved)
 
 
 class _Shown:
