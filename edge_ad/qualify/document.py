@@ -15,6 +15,7 @@ from fpdf import FPDF
 from fpdf.fonts import FontFace
 
 CHART_DPI = 130  # of the charts' PNG files
+TABLE_START_MM = 25  # that must be left on a PDF page for a table to begin there
 CELL_MM, LONGEST_WORD = 3.6, 32  # room beside a PDF table's text; letters after which a word may be broken
 
 
@@ -122,6 +123,8 @@ class _Pages(FPDF):
         self.ln(1.2)
 
     def _table(self, block: Block) -> None:
+        if self.will_page_break(TABLE_START_MM):  # a title and a head without a row would stand alone
+            self.add_page()
         if block.text:
             self._lines(block.text, "B", 8)
         self.set_font("sans", "", 7)

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("matplotlib")
 pytest.importorskip("fpdf")
 
-from edge_ad.qualify.document import Document
+from edge_ad.qualify.document import Block, Document, _Pages
 
 
 @pytest.fixture
@@ -38,3 +38,17 @@ def test_the_pdf_has_the_pages_that_were_begun(document):
     pdf = document.to_pdf()
     assert pdf.startswith(b"%PDF")
     assert re.findall(rb"/Type /Page\b", pdf) == [b"/Type /Page"] * 2
+
+
+def test_no_word_of_a_table_is_broken_and_no_title_is_left_behind():
+    pages = _Pages("report")
+    words = ["kind", "contrast", "found", "detection breaks at", "a note that is longer than the others, by far " * 3]
+    widths = pages._widths([words, ["hair scratch", "100", "34", "0.5", "-"]])
+    assert sum(widths) <= pages.epw + 1e-6
+    pages.set_font("sans", "B", 7)
+    for word, width in zip(("scratch", "contrast", "found", "detection", "longer"), widths, strict=True):
+        assert pages.get_string_width(word) < width
+    assert len(pages._widths([["x" * 64] * 9])) == 9  # more than fits: all are narrowed
+    pages.set_y(pages.h - 30)
+    pages.block(Block("table", "title", [["a"], ["1"]]))
+    assert pages.page_no() == 2
