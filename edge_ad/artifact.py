@@ -161,7 +161,8 @@ class Artifact:
     @property
     def config(self) -> Config:
         """The settings it was trained with."""
-        return Config.from_dict(self.manifest.config)
+        # what an older version did not know is off: not as its preset has it by now
+        return read_section(Config, self.manifest.config, "", Config())
 
     def trained_on(self) -> frozenset[str] | None:
         """`photo_key` of every photo it was trained on; None where the artifact keeps no record of them."""

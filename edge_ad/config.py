@@ -57,7 +57,9 @@ class ModelConfig:
     head_channels: int = 64
     score_size: tuple[int, int] = (256, 256)  # size of pixel_scores
     top_k: int = 100  # eq. 6, on pixel_scores of score_size
-    head_weight: float = 0.25  # share of the head in pixel_scores; the rest is the cosine map's
+    head_weight: float = 0.25  # share of the head in pixel_scores; the rest is the maps'
+    detail: str = ""  # any timm CNN, frozen, for what is finer than a patch; "": none
+    detail_weight: float = 1 / 3  # share of its map in what the head leaves; the rest is the cosine map's
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
@@ -65,7 +67,7 @@ class ModelConfig:
         counts = "tokens", "groups", "prototypes", "decoder_channels", "head_channels", "score_size", "top_k"
         _check(self, "model", counts, 1)
         _check(self, "model", ("taps", "decoder_depth"), 0)
-        _check(self, "model", ("bottleneck_dropout", "head_weight"), 0, 1)
+        _check(self, "model", ("bottleneck_dropout", "head_weight", "detail_weight"), 0, 1)
         if not self.taps or self.top_k > self.score_size[0] * self.score_size[1]:
             what = f"taps = {list(self.taps)}, score_size = {list(self.score_size)}, top_k = {self.top_k}"
             raise ConfigError(f"[model] {what}", "name at least one tap, and no more scores than there are pixels")
@@ -375,9 +377,9 @@ _PAPER = Config(
         steps=10000, learning_rate=1e-4, warmup_steps=0, schedule="step", triplets=0, precision="bf16"
     ),
 )
-_EDGE = Config(preset="edge")
+_EDGE = Config(preset="edge", model=ModelConfig(taps=(5, 6, 7), groups=1, detail="tf_efficientnet_lite0.in1k"))
 # A third of the edge preset's patches, for processors without fast INT8.
-_FAST = Config(preset="fast", model=ModelConfig(tokens=256))
+_FAST = Config(preset="fast", model=dataclasses.replace(_EDGE.model, tokens=256))
 _NANO = Config(
     preset="nano",
     model=ModelConfig(

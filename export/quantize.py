@@ -47,14 +47,18 @@ def layers_of(graph: Graph) -> list[Layer]:
     Left in float: attention's shares of values (most shares are near 0 and a few near 1: with one INT8 scale they
     lost 16 times as much as queries and keys on real photos), whatever is too small to pay for its own conversions
     (the segmentation head, the upsampling; products that sum over or give fewer than LEAST_SIDE numbers), depth-wise
-    convolutions, and layers that read the image itself.
+    convolutions, layers that read the image itself, and products of which only the largest result counts: the detail
+    memory's distances are what these lack of 1, a few hundredths.
     """
+    consumers = graph.consumers()
     pixels = {value.name for value in graph.graph.input}
     layers = []
     for node in graph.heavy_nodes():
         if node.op_type == "ConvTranspose" or node.input[0] in pixels | graph.constants.keys():
             continue
         if min(graph.product_sides(node)) < LEAST_SIDE:
+            continue
+        if any(reader.op_type == "ReduceMax" for reader in consumers.get(node.output[0], ())):
             continue
         if node.input[1] not in graph.constants:
             if node.op_type == "MatMul" and graph.producers[node.input[0]].op_type != "Softmax":

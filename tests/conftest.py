@@ -83,7 +83,15 @@ def tiny_config() -> Config:
     """The edge preset with a 6-block ViT of width 64: every part is there, all of it small."""
     config = Config.named("edge")
     return config.override(
-        "model", teacher="test_vit", tokens=36, taps=(1, 2, 3, 4), prototypes=32, decoder_channels=16, head_channels=8
+        "model",
+        teacher="test_vit",
+        tokens=36,
+        taps=(1, 2, 3, 4),
+        groups=2,
+        prototypes=32,
+        decoder_channels=16,
+        head_channels=8,
+        detail="test_efficientnet",
     ).override("training", steps=4, batch_size=4, triplets=8, warmup_steps=1)
 
 

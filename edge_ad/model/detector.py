@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from edge_ad import kernels
 from edge_ad.artifact import Artifact
 from edge_ad.config import ModelConfig
 from edge_ad.errors import ArtifactError
+from edge_ad.model.detail import DetailMemory
 from edge_ad.model.head import UPSCALE, SegmentationHead
+from edge_ad.model.resampling import upsampling_matrix
 from edge_ad.model.student import Student
 from edge_ad.model.teacher import Teacher
 
+PARTS = ("map", "head", "detail")  # what pixel_scores are made of, in the order of normal_range
 SMOOTHING = 4.0  # standard deviation in pixels of pixel_scores (the customary value for 256x256)
 
 
@@ -33,14 +35,18 @@ class Scores(NamedTuple):
 
 
 class Detector(nn.Module):
-    """Frozen teacher, student and head.
+    """Frozen teacher, student and head, and perhaps a memory of fine detail.
 
-    image_size: (H, W) in pixels. state: the teacher's pretrained weights; None when a trained detector's weights
-    are loaded afterwards.
+    image_size: (H, W) in pixels. state, detail_state: the pretrained weights of teacher and detail memory; None when
+    a trained detector's weights are loaded afterwards.
     """
 
     def __init__(
-        self, config: ModelConfig, image_size: tuple[int, int], state: dict[str, torch.Tensor] | None
+        self,
+        config: ModelConfig,
+        image_size: tuple[int, int],
+        state: dict[str, torch.Tensor] | None,
+        detail_state: dict[str, torch.Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -48,14 +54,17 @@ class Detector(nn.Module):
         self.teacher = Teacher(config, image_size, state)
         self.student = Student(config, self.teacher)
         self.head = SegmentationHead(config, self.teacher.channels) if config.head else None
-        # typical value and spread of normal pixels: (map, head) x (median, spread)
-        self.register_buffer("normal_range", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
-        grid = self.teacher.grid
-        for axis, (size, coarse) in enumerate(zip(config.score_size, grid, strict=True)):
-            name = "xy"[1 - axis]
+        self.detail = DetailMemory(config, image_size, detail_state) if config.detail else None
+        # typical value and spread of normal pixels: PARTS (the last where there is one) x (median, spread)
+        self.register_buffer("normal_range", torch.tensor([[0.0, 1.0]] * (3 if config.detail else 2)))
+        for axis, size in enumerate(config.score_size):
+            coarse, name = self.teacher.grid[axis], "yx"[axis]
             self.register_buffer(f"map_{name}", upsampling_matrix(coarse, size, SMOOTHING), persistent=False)
             fine = upsampling_matrix(coarse * UPSCALE, size, SMOOTHING)
             self.register_buffer(f"head_{name}", fine, persistent=False)
+            if self.detail is not None:
+                matrix = upsampling_matrix(self.detail.grid[axis], size, SMOOTHING)
+                self.register_buffer(f"detail_{name}", matrix, persistent=False)
 
     def compare(
         self, images: torch.Tensor | None, teacher_features: torch.Tensor, recalled: torch.Tensor | None = None
@@ -70,21 +79,37 @@ class Detector(nn.Module):
     def forward(self, images: torch.Tensor) -> Scores:
         """Scores of images [B, 3, H, W] (normalised RGB)."""
         _, maps, logits = self.compare(images, self.teacher(images))
-        return self.scores(maps, logits)
+        return self.scores(maps, logits, None if self.detail is None else self.detail(images))
 
-    def scores(self, maps: torch.Tensor, logits: torch.Tensor | None) -> Scores:
-        """Bring maps [B, G, h, w] and logits to score_size, weigh them against normal pixels, take Top-K (eq. 6)."""
+    def scores(self, maps: torch.Tensor, logits: torch.Tensor | None, detail: torch.Tensor | None = None) -> Scores:
+        """Bring maps [B, G, h, w], logits and detail [B, h', w'] to score_size, weigh each against normal pixels, and
+        take Top-K (eq. 6)."""
         anomaly_map = maps.mean(1)
-        (map_middle, map_spread), (head_middle, head_spread) = self.normal_range
-        pixel_scores = (self.map_y @ anomaly_map @ self.map_x.T - map_middle) / map_spread
+        pixels = self.normalised_pixels(anomaly_map, logits, detail)
+        pixel_scores = pixels["map"]
+        if "detail" in pixels:
+            weight = self.config.detail_weight
+            pixel_scores = (1 - weight) * pixel_scores + weight * pixels["detail"]
         if logits is None:
             logits = torch.zeros_like(anomaly_map)
         else:
-            from_head = (self.head_y @ logits @ self.head_x.T - head_middle) / head_spread
             weight = self.config.head_weight
-            pixel_scores = (1 - weight) * pixel_scores + weight * from_head
+            pixel_scores = (1 - weight) * pixel_scores + weight * pixels["head"]
         image_score = kernels.topk_mean(pixel_scores, self.config.top_k)
         return Scores(image_score, pixel_scores, anomaly_map, logits)
+
+    def normalised_pixels(
+        self, anomaly_map: torch.Tensor, logits: torch.Tensor | None, detail: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
+        """Those of PARTS that are there, each [B, H, W] at score_size: 0 is the typical normal pixel, 1 is one spread
+        of normal pixels above it. anomaly_map [B, h, w], logits [B, 2h, 2w], detail [B, h', w']."""
+        return {
+            name: (getattr(self, f"{name}_y") @ part @ getattr(self, f"{name}_x").T - middle) / spread
+            for name, part, (middle, spread) in zip(
+                PARTS, (anomaly_map, logits, detail), self.normal_range, strict=False
+            )
+            if part is not None
+        }
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Detector:
@@ -104,16 +129,3 @@ def difference_maps(teacher_features: torch.Tensor, student_features: torch.Tens
     batch, groups = teacher_features.shape[:2]
     maps = kernels.cosine_map(teacher_features.flatten(0, 1), student_features.flatten(0, 1))
     return maps.unflatten(0, (batch, groups))
-
-
-def upsampling_matrix(size: int, target: int, sigma: float) -> torch.Tensor:
-    """Matrix [target, size]: bilinear upsampling (half-pixel centres) and Gaussian smoothing of one axis.
-
-    sigma: in target pixels. Two such products replace resize and blur: engines run them anywhere and alike.
-    """
-    line = torch.eye(size, dtype=torch.float64)[:, None]
-    up = F.interpolate(line, size=target, mode="linear", align_corners=False)[:, 0]
-    radius = int(4 * sigma + 0.5)
-    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float64) / sigma) ** 2)
-    padded = F.pad(up[:, None], (radius, radius), mode="replicate")
-    return F.conv1d(padded, (kernel / kernel.sum())[None, None])[:, 0].T.float().contiguous()

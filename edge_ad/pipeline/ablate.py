@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from edge_ad.artifact import MANIFEST, Artifact, check_folder, photo_key, write_atomically
-from edge_ad.config import Config
+from edge_ad.config import Config, ModelConfig
 from edge_ad.data.samples import Dataset, scan
 from edge_ad.errors import ConfigError, DataError
 from edge_ad.evaluation import evaluate
-from edge_ad.model.weights import find_weights
 from edge_ad.pipeline.train import train
 from edge_ad.progress import NoProgress, Progress
 from edge_ad.runtime.engines.opening import open_runner
+from edge_ad.training.new_detector import encoder_weights
 from edge_ad.training.photos import find_photos
 from edge_ad.training.run import work_folder
 
@@ -142,7 +142,7 @@ def _finished(settings: Config, dataset: Dataset, folder: Path, weights: str | N
         raise ConfigError(f"{folder} holds a finished run with other settings", "choose another --out, or remove it")
     if not (artifact.trained_on() or frozenset()) <= {photo_key(sample.path) for sample in dataset.train}:
         raise ConfigError(f"{folder} holds a finished run on other photos", "choose another --out, or remove it")
-    if _teacher_sha256(settings.model.teacher, weights) != artifact.manifest.teacher["sha256"]:
+    if _encoders_sha256(settings.model, weights) != artifact.manifest.teacher["sha256"]:
         raise ConfigError(
             f"{folder} holds a finished run of another teacher: {artifact.manifest.teacher['description']}",
             "give the same --weights, choose another --out, or remove it",
@@ -167,6 +167,6 @@ def _measure(artifact: Artifact, dataset: Dataset) -> dict[str, float | None]:
 
 
 @functools.cache  # the same for all finished runs of a teacher, and found by reading all of its weights
-def _teacher_sha256(model: str, weights: str | None) -> str:
+def _encoders_sha256(model: ModelConfig, weights: str | None) -> str:
     """Hash of the weights that `train` would take; "" for random ones, which the seed of a run tells apart."""
-    return find_weights(model, weights)[1].sha256
+    return encoder_weights(model, weights, seed=0)[2].sha256

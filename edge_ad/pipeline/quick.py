@@ -14,6 +14,7 @@ from edge_ad.errors import ConfigError
 from edge_ad.export.artifact import write_artifact
 from edge_ad.pipeline.training_picture import write_training_picture
 from edge_ad.progress import NoProgress, Progress
+from edge_ad.training.detail import remember_detail
 from edge_ad.training.features import extract_memory
 from edge_ad.training.measure import measure_normals
 from edge_ad.training.new_detector import new_detector
@@ -62,6 +63,7 @@ def train_quick(
     key = run_key(config, photos.samples, source, teacher.sha256)
     run = TrainingRun(config, work_folder(out), key, progress, device=device)
     seen = extract_memory(run, detector, normals, source, photos.reader, REMEMBERED)
+    remember_detail(run, detector, seen, photos.reader)
     measure_normals(run, detector, held_out[:HELD_OUT], photos.reader)
     others = [*held_out, *normals[len(seen) :]]  # good parts that the memory does not know
     scored = others[:HELD_OUT]

@@ -21,6 +21,7 @@ from edge_ad.progress import NoProgress, Progress
 from edge_ad.synthesis.shards import WrittenTriplets
 from edge_ad.training.acceleration import wait_for_all_processes
 from edge_ad.training.anomaly_images import draw_anomaly_images
+from edge_ad.training.detail import remember_detail
 from edge_ad.training.feature_source import FeatureSource
 from edge_ad.training.features import extract_features
 from edge_ad.training.fit import FitResult, fit
@@ -81,6 +82,7 @@ def train(
     run = TrainingRun(config, work_folder(out), key, progress, device=device, max_minutes=max_minutes, resume=resume)
     features = extract_features(run, detector, normals, source, photos.reader)
     fitted = fit(run, detector, features)
+    remember_detail(run, detector, normals, photos.reader)
     measure_normals(run, detector, held_out, photos.reader)
     if is_first_process():
         progress.phase("writing the artifact", 1)

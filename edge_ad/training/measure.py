@@ -10,7 +10,7 @@ import torch
 from edge_ad.data.images import preprocess
 from edge_ad.data.loader import PhotoReader
 from edge_ad.data.samples import Sample
-from edge_ad.model.detector import Detector
+from edge_ad.model.detector import PARTS, Detector
 from edge_ad.training.run import TrainingRun
 
 MOST_PHOTOS = 64
@@ -18,23 +18,21 @@ MOST_PHOTOS = 64
 
 @torch.inference_mode()
 def measure_normals(run: TrainingRun, detector: Detector, held_out: Sequence[Sample], reader: PhotoReader) -> None:
-    """Set the detector's normal_range: middle and spread of maps and logits on held-out normals, so that both weigh
-    alike in pixel_scores. The detector is left in eval mode."""
+    """Set the detector's normal_range: middle and spread of map, logits and detail on held-out normals, so that all
+    weigh alike in pixel_scores. The detector is left in eval mode."""
     detector.eval()
-    detector.normal_range.copy_(torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
+    detector.normal_range.copy_(torch.tensor([0.0, 1.0]).expand_as(detector.normal_range))
     run.progress.phase("held-out normals", len(held_out))
-    values: list[list[torch.Tensor]] = [[], []]
+    pictures = []
     model = run.config.model
     for sample in held_out[:MOST_PHOTOS]:
         image = preprocess(reader.read(sample.path), detector.image_size, model.mean, model.std)
         images = torch.from_numpy(image)[None].to(run.accelerator.device)
         _, maps, logits = detector.compare(images, detector.teacher(images))
-        values[0].append((detector.map_y @ maps.mean(1) @ detector.map_x.T).flatten())
-        if logits is not None:
-            values[1].append((detector.head_y @ logits @ detector.head_x.T).flatten())
+        detail = None if detector.detail is None else detector.detail(images)
+        pictures.append(detector.normalised_pixels(maps.mean(1), logits, detail))
         run.progress.advance(1)
-    for row, parts in enumerate(values):
-        if parts:
-            pixels = torch.cat(parts).float().cpu().numpy()
-            middle, high = np.quantile(pixels, [0.5, 0.995])
-            detector.normal_range[row] = torch.tensor([middle, max(float(high - middle), 1e-6)])
+    for name, parts in ((name, [picture[name] for picture in pictures]) for name in pictures[0]):
+        middle, high = np.quantile(torch.cat(parts).float().cpu().numpy(), [0.5, 0.995])
+        spread = max(float(high - middle), 1e-6)
+        detector.normal_range[PARTS.index(name)] = torch.tensor([middle, spread])

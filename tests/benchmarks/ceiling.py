@@ -18,7 +18,8 @@ from edge_ad.config import ModelConfig
 from edge_ad.data.masks import read_mask, resize_mask
 from edge_ad.data.samples import scan
 from edge_ad.metrics import aupro
-from edge_ad.model.detector import SMOOTHING, upsampling_matrix
+from edge_ad.model.detector import SMOOTHING
+from edge_ad.model.resampling import upsampling_matrix
 
 
 def ceiling(masks: list[np.ndarray], rows: int, columns: int) -> float:

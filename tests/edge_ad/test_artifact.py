@@ -147,3 +147,11 @@ def test_a_full_disk_is_noticed_by_writing_to_it(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert f"can't write {tmp_path}: File too large" in done.stderr
+
+
+def test_what_an_older_version_did_not_know_is_off_and_not_as_its_preset_has_it_now(tmp_path):
+    config = Config.named("edge").to_dict()
+    del config["model"]["detail"]
+    manifest = Manifest("old", config, Preprocessing((28, 28), (0.5,) * 3, (0.5,) * 3))
+    Artifact.create(tmp_path / "old", manifest, {"model.onnx": b"x"})
+    assert not Artifact.open(tmp_path / "old").config.model.detail

@@ -95,7 +95,11 @@ def test_onnxruntime_makes_one_operation_of_each_gelu(exported, tmp_path):
     onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     kinds = [node.op_type for node in onnx.load(tmp_path / "fused.onnx").graph.node]
     assert "Erf" not in kinds
-    assert sum("Gelu" in kind for kind in kinds) == len(detector.teacher.vit.blocks) + detector.config.decoder_depth
+    # QuickGelu is what it makes of the SiLU of the small CNN
+    assert (
+        sum("Gelu" in kind and kind != "QuickGelu" for kind in kinds)
+        == len(detector.teacher.vit.blocks) + detector.config.decoder_depth
+    )
 
 
 def test_fp32_is_written_anew_and_held_against_pytorch(exported, tiny_config, tmp_path):

@@ -2,13 +2,12 @@ import dataclasses
 
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save
 
 from edge_ad.artifact import Artifact, Manifest, Preprocessing
 from edge_ad.config import Config, ModelConfig
 from edge_ad.errors import ConfigError
-from edge_ad.model.detector import Detector, upsampling_matrix
+from edge_ad.model.detector import Detector
 from edge_ad.model.student import k_centre, unit_tokens
 from edge_ad.model.weights import find_weights
 
@@ -96,24 +95,16 @@ def test_k_centre_spreads_out():
     assert sorted((chosen // 50).tolist()) == list(range(8))
 
 
-@pytest.mark.parametrize(("size", "target"), [(4, 256), (28, 256), (7, 20)])
-def test_upsampling_matrix_is_torchs_resize_then_blur(size, target):
-    line = torch.randn(1, 1, size, dtype=torch.float64)
-    up = F.interpolate(line, size=target, mode="linear", align_corners=False)
-    taps = torch.exp(-0.5 * (torch.arange(-16, 17, dtype=torch.float64) / 4) ** 2)
-    expected = F.conv1d(F.pad(up, (16, 16), mode="replicate"), (taps / taps.sum())[None, None])
-    got = upsampling_matrix(size, target, 4.0).double() @ line[0, 0]
-    torch.testing.assert_close(got, expected[0, 0], atol=1e-6, rtol=0)
-
-
-def test_normal_range_makes_map_and_head_weigh_alike(tiny_config, state):
-    detector = build(tiny_config.model, state, head_weight=0.25)
+def test_normal_range_makes_map_head_and_detail_weigh_alike(tiny_config, state):
+    detector = build(tiny_config.model, state, head_weight=0.25, detail_weight=0.4)
     images = torch.randn(1, 3, *SIZE)
     _, maps, logits = detector.compare(images, detector.teacher(images))
-    detector.normal_range.copy_(torch.tensor([[0.2, 0.1], [-4.0, 2.0]]))
+    detector.normal_range.copy_(torch.tensor([[0.2, 0.1], [-4.0, 2.0], [0.3, 0.2]]))
     from_map = (detector.map_y @ maps.mean(1) @ detector.map_x.T - 0.2) / 0.1
     from_head = (detector.head_y @ logits @ detector.head_x.T + 4.0) / 2.0
-    torch.testing.assert_close(detector(images).pixel_scores, 0.75 * from_map + 0.25 * from_head)
+    from_detail = (detector.detail_y @ detector.detail(images) @ detector.detail_x.T - 0.3) / 0.2
+    expected = 0.75 * (0.6 * from_map + 0.4 * from_detail) + 0.25 * from_head
+    torch.testing.assert_close(detector(images).pixel_scores, expected)
 
 
 def test_a_detector_survives_the_artifact(tiny_config, state, tmp_path):

