@@ -31,16 +31,19 @@ class HottestPixels:
 
 @dataclass(frozen=True)
 class Shares:
-    """What map and head each contribute; their sum is the score, and at the hottest pixel that pixel's score.
+    """What map, detail and head each contribute; their sum is the score, and at the hottest pixel that pixel's score.
 
     The map measures how far each patch's features are from what a good part would show there; the head answers what
-    it learnt from drawn defects. head, head_at_peak: None for a detector without a head.
+    it learnt from drawn defects; detail is how far fine structure, smaller than a patch, is from all that good parts
+    show. head, detail: None for a detector without one.
     """
 
     map: float
     map_at_peak: float
     head: float | None = None
     head_at_peak: float | None = None
+    detail: float | None = None
+    detail_at_peak: float | None = None
 
 
 @dataclass(frozen=True)

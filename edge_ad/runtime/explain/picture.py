@@ -134,9 +134,10 @@ def _gauge(one: Explanation, height: int) -> Frame:
 
 
 def _shares(one: Explanation) -> list[tuple[str, float]]:
-    if one.shares is None or one.shares.head is None:
+    if one.shares is None or one.shares.head is one.shares.detail is None:
         return []
-    return [("the map", one.shares.map), ("the head", one.shares.head)]
+    named = ("the map", one.shares.map), ("the detail", one.shares.detail), ("the head", one.shares.head)
+    return [(name, share) for name, share in named if share is not None]
 
 
 def _enlarged(one: Explanation) -> list[tuple[str, Frame]]:

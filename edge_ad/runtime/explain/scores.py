@@ -1,4 +1,4 @@
-"""From one call of an artifact's graph to an explanation: hottest pixels, and the shares of map and head."""
+"""From one call of an artifact's graph to an explanation: hottest pixels, and the shares of map, detail and head."""
 
 from __future__ import annotations
 
@@ -89,35 +89,43 @@ def example_of(artifact: Artifact) -> Frame | None:
 
 
 def shares_of(artifact: Artifact, outputs: Outputs) -> tuple[Shares | None, str]:
-    """The shares of map and head in a picture's score, and "", or None and why they can't be told.
+    """The shares of map, detail and head in a picture's score, and "", or None and why they can't be told.
 
-    outputs: of one picture. The graph adds them up (1 - weight) * map + weight * head before it takes the mean of the
-    K hottest pixels; here the map's part is computed anew, from its size in features, and the head's is the rest.
+    outputs: of one picture. The graph adds map, detail and head up by their weights before it takes the mean of the K
+    hottest pixels. Here the map's and the head's parts are computed anew, from their size in features; of the detail
+    the graph gives no map, so its part is the rest.
     """
     model, pixels = artifact.config.model, outputs.pixel_scores[0]
     top = np.argpartition(pixels, -model.top_k, axis=None)[-model.top_k :]
     peak = int(pixels.argmax())
-    if not model.head:
-        return Shares(float(pixels.ravel()[top].mean()), float(pixels.ravel()[peak])), ""
+
+    def at(part: Array) -> tuple[float, float]:
+        return float(part.ravel()[top].mean()), float(part.ravel()[peak])
+
+    if not model.head and not model.detail:
+        return Shares(*at(pixels)), ""
     try:
         ranges = read_tensor(artifact.file(WEIGHTS), "normal_range")
     except ArtifactError as error:
         return None, f"Map and head: {error.message}."
-    size = (pixels.shape[0], pixels.shape[1])
-    parts = [
-        weight * (_smoothed(coarse[0], size) - middle) / spread
-        for weight, coarse, (middle, spread) in (
-            (1 - model.head_weight, outputs.anomaly_map, ranges[0]),
-            (model.head_weight, outputs.head_logits, ranges[1]),
-        )
-    ]
-    off = float(np.abs(parts[0] + parts[1] - pixels).max())
+
+    def part(weight: float, coarse: Array, middle: float, spread: float) -> Array:
+        return np.asarray(weight * (_smoothed(coarse[0], pixels.shape) - middle) / spread, np.float32)
+
+    of_head = model.head_weight if model.head else 0.0
+    of_detail = model.detail_weight * (1 - of_head) if model.detail else 0.0
+    maps = part(1 - of_head - of_detail, outputs.anomaly_map, *ranges[0])
+    heads = part(of_head, outputs.head_logits, *ranges[1]) if model.head else None
+    rest = pixels - maps if heads is None else pixels - maps - heads
+    if of_detail:
+        distances = rest / of_detail * ranges[2, 1] + ranges[2, 0]  # cosine distances, if all is right
+        off = float(np.maximum(-distances, distances - 2).max() / ranges[2, 1] * of_detail)
+    else:
+        off = float(np.abs(rest).max())
     if off > CLOSE * max(1.0, float(np.abs(pixels).max())):
         return None, f"Map and head: this graph weighs them in another way (their sum is {off:.2g} off)."
-    of_map, of_head = (part.ravel() for part in parts)
-    return Shares(
-        float(of_map[top].mean()), float(of_map[peak]), float(of_head[top].mean()), float(of_head[peak])
-    ), ""
+    none = (None, None)
+    return Shares(*at(maps), *(none if heads is None else at(heads)), *(at(rest) if of_detail else none)), ""
 
 
 def read_tensor(path: Path, name: str) -> npt.NDArray[np.float32]:
@@ -139,7 +147,7 @@ def read_tensor(path: Path, name: str) -> npt.NDArray[np.float32]:
         raise ArtifactError(f"{path} has no readable '{name}': {error}", "restore it or train again") from error
 
 
-def _smoothed(coarse: Array, size: tuple[int, int]) -> Array:
+def _smoothed(coarse: Array, size: tuple[int, ...]) -> Array:
     """The map [h, w] at `size`, bilinear and smoothed, as the graph has it."""
     rows, columns = (_upsampling(side, target) for side, target in zip(coarse.shape, size, strict=True))
     return np.asarray(rows @ coarse @ columns.T, np.float32)

@@ -73,12 +73,16 @@ def _place(one: Explanation) -> str:
 def _shares(one: Explanation) -> list[str]:
     if one.shares is None:
         return []
-    if one.shares.head is None:
+    if one.shares.head is None and one.shares.detail is None:
         return ["All of it comes from comparing patches with good parts; this detector has no head."]
-    return [
-        f"{one.shares.map:.2f} of the score comes from the map (how far each patch is from what a good part shows), "
-        f"{one.shares.head:.2f} from the head (what looks like the defects it was trained on)."
+    parts = [
+        f"{one.shares.map:.2f} of the score comes from the map (how far each patch is from what a good part shows)"
     ]
+    if one.shares.detail is not None:
+        parts.append(f"{one.shares.detail:.2f} from the detail (fine structure unlike that of all good parts)")
+    if one.shares.head is not None:
+        parts.append(f"{one.shares.head:.2f} from the head (what looks like the defects it was trained on)")
+    return [", ".join(parts) + "."]
 
 
 def nearest_sentences(nearest: NearestNormal) -> list[str]:

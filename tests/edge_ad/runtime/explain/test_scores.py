@@ -54,19 +54,22 @@ def test_a_frame_is_explained_by_its_own_outputs(small_artifact, parts):
     assert any("weights.safetensors" in reason for reason in found.left_out)
 
 
-def test_map_and_head_add_up_to_the_graphs_score(small_artifact):
+@pytest.mark.parametrize("detail", ["", "test_efficientnet"])
+def test_map_head_and_detail_add_up_to_the_graphs_score(small_artifact, detail):
     torch = pytest.importorskip("torch")
     from edge_ad.model.detector import Detector
 
     config = small_artifact.config.override(
         "model", teacher="test_vit", taps=(1, 2), groups=2, decoder="memory", prototypes=8, decoder_channels=16,
-        head=True, head_channels=8, head_weight=0.25, top_k=100,
+        head=True, head_channels=8, head_weight=0.25, top_k=100, detail=detail,
     )  # fmt: skip
     torch.manual_seed(0)
     detector = Detector(config.model, (96, 160), None).eval()
     torch.nn.init.normal_(detector.head.logit.weight, std=0.5)
     detector.student.decoder.prototypes.normal_()
-    detector.normal_range.copy_(torch.tensor([[0.1, 0.05], [-4.0, 0.5]]))
+    if detail:
+        detector.detail.prototypes.normal_(std=0.1)
+    detector.normal_range.copy_(torch.tensor([[0.1, 0.05], [-4.0, 0.5], [0.2, 0.1]])[: 3 if detail else 2])
     with torch.inference_mode():
         scores = detector(torch.randn(1, 3, 96, 160, generator=torch.Generator().manual_seed(1)))
     outputs = Outputs(*(value.numpy() for value in (scores.image_score, scores.pixel_scores, scores.anomaly_map,
@@ -75,17 +78,20 @@ def test_map_and_head_add_up_to_the_graphs_score(small_artifact):
     small_artifact.update(config=config.to_dict())
     shares, why = shares_of(small_artifact, outputs)
     assert why == ""
-    assert shares.map + shares.head == pytest.approx(float(outputs.image_score[0]), rel=1e-4)
-    assert shares.map_at_peak + shares.head_at_peak == pytest.approx(float(outputs.pixel_scores.max()), rel=1e-4)
+    fine, fine_at_peak = shares.detail or 0.0, shares.detail_at_peak or 0.0
+    assert bool(fine) == bool(detail)
+    assert shares.map + shares.head + fine == pytest.approx(float(outputs.image_score[0]), rel=1e-4)
+    at_peak = shares.map_at_peak + shares.head_at_peak + fine_at_peak
+    assert at_peak == pytest.approx(float(outputs.pixel_scores.max()), rel=1e-4)
     assert abs(shares.head) > 0.01
-    turned = outputs._replace(anomaly_map=outputs.anomaly_map[:, ::-1])
+    turned = outputs._replace(anomaly_map=outputs.anomaly_map[:, ::-1] * (3 if detail else 1))
     shares, why = shares_of(small_artifact, turned)
     assert shares is None
     assert "another way" in why
 
 
 def test_without_a_head_all_of_the_score_is_the_maps(small_artifact):
-    small_artifact.update(config=small_artifact.config.override("model", head=False).to_dict())
+    small_artifact.update(config=small_artifact.config.override("model", head=False, detail="").to_dict())
     pixels = np.linspace(0, 1, 256 * 256, dtype=np.float32).reshape(1, 256, 256)
     outputs = Outputs(pixels[:, 0, 0], pixels, pixels, pixels)
     shares, why = shares_of(small_artifact, outputs)
