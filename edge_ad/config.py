@@ -34,8 +34,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class ModelConfig:
     """The detector's shape. Sizes are (H, W) in pixels; blocks are counted from 0.
 
-    Left to read by the paper: taps, bottleneck, decoder, head input and the size at which Top-K is taken;
-    each is a field here.
+    Left open by the paper: taps, bottleneck, decoder, head input and the size at which Top-K is taken.
     """
 
     teacher: str = "vit_small_patch14_dinov2.lvd142m"  # any timm ViT
@@ -385,7 +384,6 @@ _NANO = Config(
     model=ModelConfig(
         teacher="deit_tiny_patch16_224",
         tokens=196,
-        taps=(2, 3, 4, 5, 6, 7),
         prototypes=1024,
         decoder_channels=128,
         decoder_depth=1,

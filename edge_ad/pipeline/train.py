@@ -73,8 +73,7 @@ def train(
     source = choose_triplets(config, photos, generated, written)
     detector, teacher = new_detector(config, photos.median_size(), weights)
     normals, held_out = split_held_out(photos.samples, config.training.held_out, config.training.seed)
-    rejected = rejected_good(feedback or out, photos.categories)
-    _say_rejected(rejected, progress)
+    rejected = _rejected_parts(feedback or out, photos, progress)
     normals += rejected
     if max_minutes is not None:
         max_minutes -= (time.monotonic() - began) / 60
@@ -97,9 +96,11 @@ def train(
     return Artifact.open(out)
 
 
-def _say_rejected(rejected: Sequence[Sample], progress: Progress) -> None:
+def _rejected_parts(feedback: Path, photos: Photos, progress: Progress) -> list[Sample]:
+    rejected = rejected_good(feedback, photos.categories)
     if rejected:
         progress.say(f"{len(rejected)} good parts that were rejected join the training", "cyan")
+    return rejected
 
 
 def _folders(photos: str | Path | Sequence[str | Path] | Photos) -> list[Path]:

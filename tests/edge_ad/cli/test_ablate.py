@@ -44,7 +44,7 @@ def test_a_small_ablation_of_own_settings_writes_its_table_and_keeps_finished_ru
     write_photos(tmp_path / "data" / "train" / "good", 6)
     write_photos(tmp_path / "data" / "test" / "good", 3, seed=1)
     write_photos(tmp_path / "data" / "test" / "dark", 3, seed=2)
-    tiny_config.to_toml(tmp_path / "tiny.toml")
+    tiny_config.override("model", detail="").to_toml(tmp_path / "tiny.toml")
     options = {"variants": "full", "seeds": "0", "steps": 2, "source": "procedural", "weights": "random"}
     written = []
     for _ in range(2):

@@ -87,7 +87,7 @@ def test_a_slow_engine_gets_the_cameras_newest_frame(run_settings, cameras, prod
         finally:
             inspector.stop()
             thread.join(60)
-    assert sorted(ahead[2:])[len(ahead[2:]) // 2] <= 3
+    assert sorted(ahead[2:])[len(ahead[2:]) // 2] < 8
 
 
 def test_a_camera_without_parts_or_with_faults_never_blocks(run_settings, cameras, product, stored, wait_for):
