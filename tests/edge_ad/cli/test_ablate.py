@@ -44,7 +44,8 @@ def test_a_small_ablation_of_own_settings_writes_its_table_and_keeps_finished_ru
     write_photos(tmp_path / "data" / "train" / "good", 6)
     write_photos(tmp_path / "data" / "test" / "good", 3, seed=1)
     write_photos(tmp_path / "data" / "test" / "dark", 3, seed=2)
-    tiny_config.override("model", detail="").to_toml(tmp_path / "tiny.toml")
+    config = tiny_config.override("model", detail="")  # no file of weights holds a second network's
+    config.to_toml(tmp_path / "tiny.toml")
     options = {"variants": "full", "seeds": "0", "steps": 2, "source": "procedural", "weights": "random"}
     written = []
     for _ in range(2):
@@ -52,7 +53,7 @@ def test_a_small_ablation_of_own_settings_writes_its_table_and_keeps_finished_ru
         written.append((tmp_path / "out" / "full-0" / "weights.safetensors").stat().st_mtime_ns)
     with pytest.raises(ConfigError, match="full-0 holds a finished run with other settings"):
         ablate(tmp_path / "data", tmp_path / "out", config=tmp_path / "tiny.toml", **{**options, "steps": 3})
-    state, _ = find_weights(tiny_config.model.teacher, "random", 1)
+    state, _ = find_weights(config.model.teacher, "random", 1)
     save_file(state, tmp_path / "other.safetensors")
     with pytest.raises(ConfigError, match="full-0 holds a finished run of another teacher: RANDOM WEIGHTS"):
         ablate(
@@ -65,7 +66,7 @@ def test_a_small_ablation_of_own_settings_writes_its_table_and_keeps_finished_ru
     written.append((tmp_path / "out" / "full-0" / "weights.safetensors").stat().st_mtime_ns)
     table = json.loads((tmp_path / "out" / "ablation.json").read_text())
     assert set(table["table"]) == {"full"}
-    assert table["about"]["settings"]["model"] == tiny_config.to_dict()["model"]
+    assert table["about"]["settings"]["model"] == config.to_dict()["model"]
     assert table["table"]["full"]["i_auroc"]["mean"] is not None
     assert written[0] == written[1] == written[2]
 
