@@ -117,6 +117,7 @@ def test_the_page_says_where_a_peer_wins_and_keeps_back_busy_times(field):
     assert "| part | edgead quick | 90.0 / 80.0 | 88.0 / 80.0 |" in page
     assert "| part | edgead quick | 70.0 / 80.0 |" in page
     assert "`efficient_ad` has no row: weights not available: a download." in page
+    assert table.page([row("edgead quick", shots="2")]).startswith("### From a few photos")
     assert table.page([]) == "No row has been measured yet."
     assert "No peer that was measured is ahead" in table.page(rows[:1])
 

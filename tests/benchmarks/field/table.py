@@ -49,16 +49,16 @@ def page(rows: Sequence[Row]) -> str:
     """All tables, each below its heading, and who is ahead where."""
     full = [row for row in rows if row["shots"] == "0"]
     clean = [row for row in full if row["condition"] == "clean" and row["i_auroc"]]
-    if not clean:
-        return "No row has been measured yet."
-    parts = ["### All photos of good parts", accuracy(clean), wins(clean), "### What it costs", costs(clean)]
+    parts = []
+    if clean:
+        parts = ["### All photos of good parts", accuracy(clean), wins(clean), "### What it costs", costs(clean)]
     if any(row["condition"] != "clean" for row in full):
         parts += ["### What disturbs it", robustness(full)]
-    if few := [row for row in rows if row["shots"] != "0" and row["condition"] == "clean"]:
+    if few := [row for row in rows if row["shots"] != "0" and row["condition"] == "clean" and row["i_auroc"]]:
         parts += ["### From a few photos", few_shot(few)]
     missing = {row["method"]: row["note"] for row in rows if row["note"].startswith("weights not available")}
     parts += [f"`{method}` has no row: {note}." for method, note in missing.items()]
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(part for part in parts if part) or "No row has been measured yet."
 
 
 def accuracy(rows: Sequence[Row]) -> str:
