@@ -119,6 +119,14 @@ def summary(report: Mapping[str, Any], unit: float, name: str) -> list[str]:
     return lines
 
 
+def limit_note(limit: Mapping[str, Any], unit: float, name: str) -> str:
+    """What there is to say of a limit, sizes in the report's unit."""
+    if not limit.get("between"):
+        return str(limit["note"])
+    low, high = (size * unit for size in limit["between"])
+    return f"{limit['note']}; the limit lies between {low:.3g} and {high:.3g} {name}: show more defects of such sizes"
+
+
 def all_rejected(row: Mapping[str, Any], good: int) -> bool:
     """Whether a disturbance that the watch did not warn of has every good part rejected where it breaks the line."""
     broken = [row[name] for name in ("promise_breaks", "detection_breaks") if row[name] is not None]
@@ -140,7 +148,7 @@ def _limit_text(limit: Mapping[str, Any], unit: float, name: str) -> str:
             said.append(f"with 95 % confidence {sure}")
     elif limit["a90"] is not None:
         said.append("nine in ten are not found at any size tried")
-    said += [limit["note"]] if limit["note"] else []
+    said += [note] if (note := limit_note(limit, unit, name)) else []
     return f"{'; '.join(said)} {basis}"
 
 

@@ -33,7 +33,8 @@ class Limit:
     """How small a defect is found. Sizes are in the unit they were given in; None where the data don't tell.
 
     trials, hits: what it rests on. smallest, largest: sizes tried. b0, b1: of the fitted curve. note: why a figure
-    is missing or to be read with care; "" where there is nothing to say.
+    is missing or to be read with care; "" where there is nothing to say. between: the sizes that the limit lies
+    between, where hits and misses don't overlap.
     """
 
     trials: int
@@ -46,6 +47,7 @@ class Limit:
     a90: float | None = None
     a90_95: float | None = None
     note: str = ""
+    between: tuple[float, float] | None = None
 
 
 def fit_hit_miss(
@@ -70,9 +72,8 @@ def fit_hit_miss(
     if x[y].max() <= x[~y].min():
         return Limit(**known, note="larger defects were not found more often than smaller ones: no curve")
     if x[~y].max() <= x[y].min():
-        low, high = math.exp(x[~y].max()), math.exp(x[y].min())
-        where = f"the limit lies between {low:.3g} and {high:.3g}: show more defects of such sizes"
-        return Limit(**known, note=f"hits and misses don't overlap, so that no curve can be fitted; {where}")
+        between = math.exp(x[~y].max()), math.exp(x[y].min())
+        return Limit(**known, note="hits and misses don't overlap, so that no curve can be fitted", between=between)
     b0, b1 = _maximum_likelihood(x, y)
     if b1 <= 0:
         return Limit(**known, b0=b0, b1=b1, note="larger defects were not found more often than smaller ones")

@@ -8,7 +8,7 @@ from typing import Any
 
 from edge_ad.qualify.charts import map_chart, pod_chart, repeat_chart, robustness_chart, short
 from edge_ad.qualify.document import Document
-from edge_ad.qualify.first_page import add_first_page, alarm_text, all_rejected
+from edge_ad.qualify.first_page import add_first_page, alarm_text, all_rejected, limit_note
 
 ACCEPTED = 60  # rows of who accepted what that are printed
 
@@ -88,7 +88,7 @@ def _real(
                      _size(limit, "a90_95", unit),
                      f"{table['median_width'] * unit:.3g}" if "median_width" in table else "-",
                      f"{table['median_contrast']:.0f}" if "median_contrast" in table else "-",
-                     limit["note"]])  # fmt: skip
+                     limit_note(limit, unit, name)])  # fmt: skip
     document.add("table", rows=[head, *rows])
     if real["left_out"]:
         document.add(
@@ -123,7 +123,7 @@ def _probes(document: Document, report: Mapping[str, Any], unit: float, name: st
         [row["kind"], row["contrast"], row["limit"]["trials"], row["limit"]["hits"], _size(row["limit"], "a90", unit),
          _size(row["limit"], "a90_95", unit), _size(row["from_scores"], "a90", unit),
          _size(row["from_scores"], "a90_95", unit),
-         row["limit"]["note"]]
+         limit_note(row["limit"], unit, name)]
         for row in probes["rows"]
     ]  # fmt: skip
     document.add("table", rows=[head, *rows])
@@ -134,7 +134,7 @@ def _probes(document: Document, report: Mapping[str, Any], unit: float, name: st
     head = ["kind", "where", "marks", "found", f"a90, {name}", f"a90/95, {name}", "note"]
     regions = [
         [row["kind"], row["region"], row["limit"]["trials"], row["limit"]["hits"], _size(row["limit"], "a90", unit),
-         _size(row["limit"], "a90_95", unit), row["limit"]["note"]]
+         _size(row["limit"], "a90_95", unit), limit_note(row["limit"], unit, name)]
         for row in probes["regions"]
     ]  # fmt: skip
     if regions:

@@ -1,11 +1,16 @@
 """a90 and a90/95 against published and hand-made examples, another program, and thousands of simulated studies."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
 pytest.importorskip("scipy")
+pytest.importorskip("matplotlib")
+pytest.importorskip("fpdf")
 
 from edge_ad.errors import DataError
+from edge_ad.qualify.first_page import limit_note
 from edge_ad.qualify.pod import _profile, fit_hit_miss, fit_response, tolerance_factor
 
 # Bliss (1935), as fitted in Dobson and Barnett, An Introduction to Generalized Linear Models (3rd ed., table 7.2 and
@@ -148,7 +153,11 @@ def test_no_overlap_is_said_and_nothing_is_promised():
     limit = fit_hit_miss(sizes, sizes > 20)
     assert limit.a90 is limit.a90_95 is None
     assert "don't overlap" in limit.note
-    assert "between 20 and 21" in limit.note
+    assert limit.between == pytest.approx((20, 21))
+    assert "lies between 10 and 10.5 mm" in limit_note(asdict(limit), 0.5, "mm")
+    assert (
+        limit_note(asdict(fit_hit_miss(sizes, sizes > 0)), 0.5, "mm") == "all of 40 were found: no curve, try smaller"
+    )
 
 
 @pytest.mark.parametrize(
