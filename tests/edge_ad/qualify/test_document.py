@@ -52,3 +52,4 @@ def test_no_word_of_a_table_is_broken_and_no_title_is_left_behind():
     pages.set_y(pages.h - 30)
     pages.block(Block("table", "title", [["a"], ["1"]]))
     assert pages.page_no() == 2
+    pages.output()  # closes the fonts' files
