@@ -196,7 +196,10 @@ def _bars(layers: Sequence[LayerDistance]) -> Frame:
         cv2.line(picture, (one, y + row // 2 - 3), (one, y + row - 5), INK, 2)
     y = 4 + row * len(layers) + 14
     draw_text(picture, "black line: usual among good parts", (10, y), 15, INK, CELL - 20)
-    draw_text(picture, "low blocks see texture and edges, high ones shape and place", (10, y + 26), 14, FAINT, CELL)
+    if len({layer.blocks for layer in layers}) > 1:
+        draw_text(
+            picture, "low blocks see texture and edges, high ones shape and place", (10, y + 26), 14, FAINT, CELL
+        )
     return picture
 
 
