@@ -91,8 +91,9 @@ def main() -> None:
                     "score_error": f"{apart.errors['image_score'][-1]:.2g}",
                 }  # fmt: skip
                 for key in ALL_METRICS:
-                    row[key] = f"{100 * after[key]:.3f}"
-                    row[f"{key}_points"] = f"{100 * (after[key] - before[key]):.3f}"
+                    known = after[key] is not None and before[key] is not None  # there may be no masks
+                    row[key] = f"{100 * after[key]:.3f}" if known else ""
+                    row[f"{key}_points"] = f"{100 * (after[key] - before[key]):.3f}" if known else ""
                 append_rows(given.out, [row], FIELDS)
                 print(backend, precision, {key: row[key] for key in ALL_METRICS}, file=sys.stderr)
                 runner.close()
