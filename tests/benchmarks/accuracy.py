@@ -54,18 +54,21 @@ def read() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def table(rows: list[dict[str, str]]) -> str:
-    """Markdown: a line a category of the `edge` preset as it is; mean and deviation where there are several seeds."""
+def table(rows: list[dict[str, str]], note: str = "") -> str:
+    """Markdown: a line a category of the `edge` preset, as it is or as `note` says; mean and deviation of seeds."""
     lines = [
         "| category | seeds | I-AUROC | P-AUROC | AUPRO | F1-max | test photos |",
         "|---|---|---|---|---|---|---|",
     ]
-    chosen = [row for row in rows if row["preset"] == "edge" and not row["note"]]
+    chosen = [row for row in rows if row["preset"] == "edge" and row["note"] == note]
     for category in dict.fromkeys(row["category"] for row in chosen):
         runs = [row for row in chosen if row["category"] == category]
         cells = []
         for name in FIGURES:
-            values = [float(run[name]) for run in runs]
+            values = [float(run[name]) for run in runs if run[name]]
+            if not values:  # a category without masks
+                cells.append("-")
+                continue
             spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
             cells.append(f"{statistics.fmean(values):.2f}{spread}")
         photos = f"{runs[0]['test_good']} + {runs[0]['test_defects']}"
@@ -82,7 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = read()
     if options.verb == "table":
-        print(table(rows))
+        print(table(rows, options.note))
         return
     for path in options.files:
         row = row_of(json.loads(path.read_text(encoding="utf-8")), options.device, options.note)
