@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import timm
 import torch
@@ -11,13 +11,13 @@ from torch import nn
 
 from edge_ad.config import ModelConfig
 from edge_ad.errors import ConfigError, DataError
+from edge_ad.model.prototypes import PrototypeMemory
 from edge_ad.model.resampling import upsampling_matrix
-from edge_ad.model.student import select_prototypes
 
 STAGES = (2, 3)  # of the CNN's feature levels, those at an eighth and a sixteenth of the image's size
 
 
-class DetailMemory(nn.Module):
+class DetailMemory(PrototypeMemory):
     """A frozen CNN, and prototypes of its features of normals: each place is as far off as from the nearest one.
 
     A ViT's patches of 14 pixels average over hair cracks and pits; a CNN at stride 8 does not. Nothing is trained:
@@ -32,7 +32,6 @@ class DetailMemory(nn.Module):
     def __init__(
         self, config: ModelConfig, image_size: tuple[int, int], state: Mapping[str, torch.Tensor] | None
     ) -> None:
-        super().__init__()
         cnn = timm.create_model(config.detail, pretrained=False, num_classes=0)
         levels = getattr(cnn, "feature_info", [])
         if not hasattr(cnn, "prune_intermediate_layers") or len(levels) <= max(STAGES) or hasattr(cnn, "patch_embed"):
@@ -41,9 +40,9 @@ class DetailMemory(nn.Module):
             )
         if state is not None:
             _load(cnn, config.detail, state)
+        super().__init__(config.prototypes, sum(levels[stage]["num_chs"] for stage in STAGES))
         cnn.prune_intermediate_layers(list(STAGES), prune_head=True)
         self.cnn = cnn.requires_grad_(False).eval()
-        self.per_product = config.prototypes
         own = cnn.pretrained_cfg
         # the detector's images come in the teacher's normalisation
         mean, std, cnn_mean, cnn_std = (
@@ -57,7 +56,6 @@ class DetailMemory(nn.Module):
         for axis, name in enumerate("yx"):
             matrix = upsampling_matrix(coarse.shape[2 + axis], self.grid[axis])
             self.register_buffer(f"coarse_{name}", matrix, persistent=False)
-        self.register_buffer("prototypes", torch.zeros(self.per_product, fine.shape[1] + coarse.shape[1]))
 
     def train(self, mode: bool = True) -> DetailMemory:
         """Stay in eval mode: nothing here learns."""
@@ -81,17 +79,6 @@ class DetailMemory(nn.Module):
             images * self.gain + self.shift, indices=list(STAGES), stop_early=True, intermediates_only=True
         )
         return [F.avg_pool2d(level, 3, 1, 1) for level in levels]
-
-    @torch.no_grad()
-    def set_prototypes(self, products: Sequence[torch.Tensor], generator: torch.Generator) -> None:
-        """Take prototypes, as many of each product, from its normals' features [T, C]."""
-        self.prototypes = torch.cat([select_prototypes(tokens, self.per_product, generator) for tokens in products])
-
-    def _load_from_state_dict(self, state: dict[str, torch.Tensor], prefix: str, *rest: object) -> None:
-        found = state.get(prefix + "prototypes")  # how many products there were is known from the weights alone
-        if found is not None and found.ndim == 2 and found.shape[1] == self.prototypes.shape[1]:
-            self.prototypes = self.prototypes.new_zeros(found.shape)
-        super()._load_from_state_dict(state, prefix, *rest)
 
 
 def _load(cnn: nn.Module, name: str, state: Mapping[str, torch.Tensor]) -> None:

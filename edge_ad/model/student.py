@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,10 +13,11 @@ from torch import nn
 
 from edge_ad.config import ModelConfig
 from edge_ad.errors import ConfigError
+from edge_ad.model.prototypes import PrototypeMemory
 from edge_ad.model.teacher import Encoder
 
 
-class MemoryDecoder(nn.Module):
+class MemoryDecoder(PrototypeMemory):
     """Normal features recalled by attention over prototypes, then refined by a small network.
 
     Each token asks with its groups' unit features; keys and values are P prototypes of normal tokens, as many of each
@@ -27,11 +27,9 @@ class MemoryDecoder(nn.Module):
     """
 
     def __init__(self, config: ModelConfig, channels: int) -> None:
-        super().__init__()
         width = channels * config.groups
+        super().__init__(config.prototypes, width)
         self.groups, self.channels = config.groups, channels
-        self.per_product = config.prototypes
-        self.register_buffer("prototypes", torch.zeros(self.per_product, width))
         self.register_buffer("sharpness", torch.tensor(40.0))
         self.noise = nn.Dropout(config.bottleneck_dropout)
         inner = config.decoder_channels
@@ -58,58 +56,6 @@ class MemoryDecoder(nn.Module):
             x = block(x, height, width)
         normal = recalled + self.expand(x) * self.channels**-0.5
         return normal.transpose(1, 2).unflatten(1, (self.groups, self.channels)).unflatten(-1, (height, width))
-
-    @torch.no_grad()
-    def set_prototypes(self, products: Sequence[torch.Tensor], generator: torch.Generator) -> None:
-        """Take prototypes, as many of each product, from its normal tokens [T, G*C].
-
-        A product's share is its own: taken from all tokens at once, the product with the fewest photos, or the most
-        uniform one, would be left with almost none.
-        """
-        self.prototypes = torch.cat([select_prototypes(tokens, self.per_product, generator) for tokens in products])
-
-    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-        found = state.get(prefix + "prototypes")  # how many products there were is known from the weights alone
-        if found is not None and found.ndim == 2 and found.shape[1] == self.prototypes.shape[1]:
-            self.prototypes = self.prototypes.new_zeros(found.shape)
-        super()._load_from_state_dict(state, prefix, *rest)
-
-
-def select_prototypes(tokens: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
-    """`count` of the tokens [T, D] (repeated where there are fewer): a k-centre selection for one half, the other
-    random.
-
-    Far-out but normal tokens would otherwise be missing, and dense regions would be thin with k-centre alone.
-    """
-    order = torch.randperm(len(tokens), generator=generator)
-    if len(tokens) <= count:
-        return tokens[order.repeat(count // max(1, len(tokens)) + 1)[:count]]
-    pool = tokens[order[: 16 * count]]
-    chosen = k_centre(pool, count // 2)
-    rest = torch.ones(len(pool), dtype=torch.bool)
-    rest[chosen] = False
-    return torch.cat([pool[chosen], pool[rest][: count - len(chosen)]])
-
-
-def k_centre(points: torch.Tensor, count: int, projected: int = 64) -> torch.Tensor:
-    """Indices [count] of points that cover the others: greedily, each the farthest from those chosen before.
-
-    points: [T, D]; distances are Euclidean after a random projection to `projected` dimensions (as PatchCore
-    does, Roth et al. 2022, section 3.2).
-    """
-    generator = torch.Generator().manual_seed(0)
-    basis = torch.randn(points.shape[1], projected, generator=generator) / projected**0.5
-    points = points @ basis.to(points)
-    squared = points.square().sum(1)
-    chosen = torch.empty(count, dtype=torch.long)
-    nearest = torch.full((len(points),), float("inf"), device=points.device)
-    index = 0
-    for i in range(count):
-        chosen[i] = index
-        distance = squared - 2 * (points @ points[index]) + squared[index]
-        nearest = torch.minimum(nearest, distance)
-        index = int(nearest.argmax())
-    return chosen
 
 
 class ConvBlock(nn.Module):

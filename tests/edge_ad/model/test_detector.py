@@ -8,7 +8,7 @@ from edge_ad.artifact import Artifact, Manifest, Preprocessing
 from edge_ad.config import Config, ModelConfig
 from edge_ad.errors import ConfigError
 from edge_ad.model.detector import Detector
-from edge_ad.model.student import k_centre, unit_tokens
+from edge_ad.model.student import unit_tokens
 from edge_ad.model.weights import find_weights
 
 SIZE = (64, 96)
@@ -86,13 +86,6 @@ def test_each_product_has_its_share_of_the_memory_and_weights_say_how_many_there
     assert torch.equal(fresh.prototypes, decoder.prototypes)
     with pytest.raises(RuntimeError, match="prototypes"):
         fresh.load_state_dict({**decoder.state_dict(), "prototypes": torch.zeros(4, 3)})
-
-
-def test_k_centre_spreads_out():
-    torch.manual_seed(0)
-    clusters = torch.eye(8).repeat_interleave(50, 0) + 0.01 * torch.randn(400, 8)
-    chosen = k_centre(clusters, 8)
-    assert sorted((chosen // 50).tolist()) == list(range(8))
 
 
 def test_normal_range_makes_map_head_and_detail_weigh_alike(tiny_config, state):
