@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
-from edge_ad.data.images import preprocess
 from edge_ad.data.loader import PhotoReader
 from edge_ad.data.samples import Sample
 from edge_ad.model.detector import Detector
+from edge_ad.training.measure import read_images
 from edge_ad.training.run import TrainingRun
 
 MOST_PHOTOS = 128  # of a product: more add little where only `prototypes` of their features are kept
@@ -31,9 +31,7 @@ def remember_detail(run: TrainingRun, detector: Detector, normals: Sequence[Samp
     for photos in products:
         some, pool = 16 * memory.per_product // len(photos) + 1, []
         for sample in photos:
-            model = run.config.model
-            image = preprocess(reader.read(sample.path), detector.image_size, model.mean, model.std)
-            features = memory.features(torch.from_numpy(image)[None].to(run.accelerator.device))[0].flatten(1).T
+            features = memory.features(read_images(run, detector, sample, reader))[0].flatten(1).T
             pool.append(features[torch.randperm(len(features), generator=generator)[:some].to(features.device)])
             run.progress.advance(1)
         pools.append(torch.cat(pool))

@@ -24,15 +24,21 @@ def measure_normals(run: TrainingRun, detector: Detector, held_out: Sequence[Sam
     detector.normal_range.copy_(torch.tensor([0.0, 1.0]).expand_as(detector.normal_range))
     run.progress.phase("held-out normals", len(held_out))
     pictures = []
-    model = run.config.model
     for sample in held_out[:MOST_PHOTOS]:
-        image = preprocess(reader.read(sample.path), detector.image_size, model.mean, model.std)
-        images = torch.from_numpy(image)[None].to(run.accelerator.device)
+        images = read_images(run, detector, sample, reader)
         _, maps, logits = detector.compare(images, detector.teacher(images))
         detail = None if detector.detail is None else detector.detail(images)
         pictures.append(detector.normalised_pixels(maps.mean(1), logits, detail))
         run.progress.advance(1)
-    for name, parts in ((name, [picture[name] for picture in pictures]) for name in pictures[0]):
-        middle, high = np.quantile(torch.cat(parts).float().cpu().numpy(), [0.5, 0.995])
-        spread = max(float(high - middle), 1e-6)
-        detector.normal_range[PARTS.index(name)] = torch.tensor([middle, spread])
+    for row, name in enumerate(PARTS):
+        parts = [picture[name] for picture in pictures if name in picture]
+        if parts:
+            middle, high = np.quantile(torch.cat(parts).float().cpu().numpy(), [0.5, 0.995])
+            detector.normal_range[row] = torch.tensor([middle, max(float(high - middle), 1e-6)])
+
+
+def read_images(run: TrainingRun, detector: Detector, sample: Sample, reader: PhotoReader) -> torch.Tensor:
+    """One photo as the detector takes it, float32 [1, 3, H, W] on the training device."""
+    model = run.config.model
+    image = preprocess(reader.read(sample.path), detector.image_size, model.mean, model.std)
+    return torch.from_numpy(image)[None].to(run.accelerator.device)

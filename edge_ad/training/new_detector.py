@@ -46,5 +46,9 @@ def encoder_weights(model: ModelConfig, weights: str | None, seed: int) -> tuple
     except DataError as error:
         hint = "connect to the internet once, or do without it: --config with detail = '' in [model]"
         raise DataError(error.message, hint) from error
-    names = f"{record.description}; {second.description}", f"{record.sha256} {second.sha256}".strip()
-    return state, detail, dataclasses.replace(record, description=names[0], sha256=names[1])
+    both = dataclasses.replace(
+        record,
+        description=f"{record.description}; {second.description}",
+        sha256=f"{record.sha256} {second.sha256}".strip(),
+    )
+    return state, detail, both
